@@ -1,6 +1,8 @@
 //! Golden vectors: the ring chooses what the real programs chose. `tests/data/ring/generate.py` made the data by running
 //! nutcracker, libmemcached and a redis-server in cluster mode; nothing is started here.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use quoit::ring::{KeyHash, Member, MemberId, Placement, Ring, RingSpec, ShardKey, Token, ketama_ring_name};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -121,14 +121,13 @@ impl Circle {
         Self { owners: owners.into(), places: Places::Splits(starts.into()) }
     }
 
-    /// The place of a token. Not for splits, which look at the key.
+    /// The place of a token; for splits, of the number of a range.
     #[inline]
     pub(super) fn place_of_token(&self, token: u64) -> usize {
         match &self.places {
             Places::Points(points) => points.place(token),
-            Places::Remainder => remainder(token, self.owners.len()),
+            Places::Remainder | Places::Splits(_) => remainder(token, self.owners.len()),
             Places::Slots(place_of) => place_of.get(remainder(token, SLOTS)).map_or(0, |place| usize::from(*place)),
-            Places::Splits(_) => remainder(token, self.owners.len()),
         }
     }
 
@@ -148,7 +147,7 @@ impl Circle {
     }
 
     /// All owners, from a place on, once around.
-    pub(super) fn walk(&self, place: usize) -> impl Iterator<Item = MemberId> + Clone + '_ {
+    pub(super) fn walk(&self, place: usize) -> impl Iterator<Item = MemberId> {
         let (before, after) = self.owners.split_at(place.min(self.owners.len()));
         after.iter().chain(before).copied()
     }

@@ -70,7 +70,8 @@ mod tests {
 
     #[track_caller]
     fn check(weights: &[u32], size: u64, want: &[u16]) {
-        let member = |(port, weight): (u16, &u32)| Member { weight: *weight, ..Member::new(format!("127.0.0.1:{port}")) };
+        let member =
+            |(port, weight): (u16, &u32)| Member { weight: *weight, ..Member::new(format!("127.0.0.1:{port}")) };
         let spec = RingSpec {
             placement: Placement::Maglev,
             hash: KeyHash::Xxh64,
@@ -81,7 +82,7 @@ mod tests {
         assert_eq!(owners, want);
     }
 
-    /// The tables that Envoy's own tests expect (test/extensions/load_balancing_policies/maglev/maglev_lb_test.cc).
+    /// The tables that Envoy's own tests expect (`maglev_lb_test.cc`).
     #[test]
     fn envoys_tables() {
         check(&[1; 6], 7, &[2, 4, 0, 1, 5, 0, 3]);

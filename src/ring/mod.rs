@@ -33,7 +33,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::{
     circle::Circle,
     hash::mix64,
-    scatter::{Rendezvous, jump, jump_order},
+    scatter::{Rendezvous, best_first, jump, jump_order},
 };
 pub use self::{
     circle::{SLOTS, VNODES_PER_WEIGHT},
@@ -255,7 +255,13 @@ impl Ring {
             fields.add_optional(member.range_start.as_deref());
             let mut slots = member.slots.clone();
             slots.sort_unstable();
-            fields.add(&slots.iter().flat_map(|(first, last)| [first.to_le_bytes(), last.to_le_bytes()]).flatten().collect::<Vec<_>>());
+            fields.add(
+                &slots
+                    .iter()
+                    .flat_map(|(first, last)| [first.to_le_bytes(), last.to_le_bytes()])
+                    .flatten()
+                    .collect::<Vec<_>>(),
+            );
         }
         xxh3_64(&fields.0)
     }
@@ -292,24 +298,28 @@ impl Ring {
     }
 
     fn replicas_of_place(&self, circle: &Circle, place: usize, count: usize) -> Replicas {
-        self.spread(circle.walk(place), count)
+        self.spread(|| circle.walk(place), count)
     }
 
     fn replicas_of_hash(&self, hash: u64, count: usize) -> Replicas {
         let token = self.token_of_hash(hash);
         match &self.table {
             Table::Circle(circle) => self.replicas_of_place(circle, circle.place_of_token(token), count),
-            Table::Rendezvous(rendezvous) => self.spread(rendezvous.order(token).into_iter(), count),
-            // Zones may need members far down the order; without them the first `count` do.
+            Table::Rendezvous(rendezvous) => {
+                let ranks = rendezvous.ranks(token);
+                self.spread(|| best_first(&ranks), count)
+            }
             Table::Jump { buckets } => {
+                // Zones may need members far down the order; without them the first `count` do.
                 let wanted = if self.zones_deeper_than.len() == 1 { count } else { usize::from(*buckets) };
-                self.spread(jump_order(hash, *buckets, wanted).into_iter(), count)
+                let order = jump_order(hash, *buckets, wanted);
+                self.spread(|| order.iter().copied(), count)
             }
         }
     }
 
     /// Takes members from `walk` in rounds: in each, a zone gives one member at most.
-    fn spread(&self, walk: impl Iterator<Item = MemberId> + Clone, count: usize) -> Replicas {
+    fn spread<W: Iterator<Item = MemberId>>(&self, walk: impl Fn() -> W, count: usize) -> Replicas {
         let mut chosen = Replicas::new();
         for zones in &self.zones_deeper_than {
             let round_start = chosen.len();
@@ -317,11 +327,12 @@ impl Ring {
             if wanted == round_start {
                 break;
             }
-            for id in walk.clone() {
+            for id in walk() {
                 let zone = self.zone(id);
-                let used = chosen.iter().enumerate().any(|(number, other)| {
-                    *other == id || (number >= round_start && self.zone(*other) == zone)
-                });
+                let used = chosen
+                    .iter()
+                    .enumerate()
+                    .any(|(number, other)| *other == id || (number >= round_start && self.zone(*other) == zone));
                 if !used {
                     chosen.push(id);
                     if chosen.len() == wanted {
@@ -344,7 +355,9 @@ impl Ring {
             return ((cell.end - cell.start) as f64 + 1.0) / (last as f64 + 1.0);
         }
         match circle.modulus() {
-            Some(modulus) => (cell.start..=cell.end).map(|rest| share_of_remainder(self.spec.hash, modulus, rest)).sum(),
+            Some(modulus) => {
+                (cell.start..=cell.end).map(|rest| share_of_remainder(self.spec.hash, modulus, rest)).sum()
+            }
             None => 1.0 / self.spec.members.len() as f64,
         }
     }
@@ -359,25 +372,23 @@ fn share_of_remainder(hash: KeyHash, modulus: u64, remainder: u64) -> f64 {
     count as f64 / hashes as f64
 }
 
+/// Each member's zone as a number, and how many zones have more than 0, 1, 2 … members.
 fn zones(spec: &RingSpec) -> (Box<[u16]>, Box<[usize]>) {
-    let mut names: Vec<Option<&str>> = Vec::new();
-    let mut sizes: Vec<usize> = Vec::new();
+    let mut known: Vec<(Option<&str>, usize)> = Vec::new();
     let mut zones: Vec<u16> = Vec::with_capacity(spec.members.len());
     for member in &spec.members {
-        let named = member.zone.as_deref();
-        let known = named.and_then(|_| names.iter().position(|name| *name == named));
-        let zone = known.unwrap_or(names.len());
-        match sizes.get_mut(zone) {
-            Some(size) => *size += 1,
-            None => {
-                names.push(named);
-                sizes.push(1);
-            }
+        let own = member.zone.as_deref();
+        let found = own.and_then(|_| known.iter().position(|(zone, _)| *zone == own));
+        let number = found.unwrap_or(known.len());
+        if let Some((_, size)) = known.get_mut(number) {
+            *size += 1;
+        } else {
+            known.push((own, 1));
         }
-        zones.push(u16::try_from(zone).expect("there are no more zones than members, and those are at most 65535"));
+        zones.push(u16::try_from(number).expect("there are no more zones than members, and those are at most 65535"));
     }
-    let deepest = sizes.iter().copied().max().unwrap_or(0);
-    let deeper_than = (0..deepest).map(|depth| sizes.iter().filter(|size| **size > depth).count()).collect();
+    let deepest = known.iter().map(|(_, size)| *size).max().unwrap_or(0);
+    let deeper_than = (0..deepest).map(|depth| known.iter().filter(|(_, size)| *size > depth).count()).collect();
     (zones.into(), deeper_than)
 }
 

@@ -42,9 +42,15 @@ impl ShardKey {
 }
 
 fn hash_tag(key: &[u8], open: u8, close: u8) -> Option<&[u8]> {
-    let after = key.get(memchr::memchr(open, key)? + 1..)?;
-    let tag = after.get(..memchr::memchr(close, after)?)?;
+    let after = key.get(find(open, key)? + 1..)?;
+    let tag = after.get(..find(close, after)?)?;
     (!tag.is_empty()).then_some(tag)
+}
+
+/// Where a byte is. Keys are short: calling out to vector code costs more than a loop until a few dozen bytes.
+#[inline]
+fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    if bytes.len() <= 32 { bytes.iter().position(|other| *other == byte) } else { memchr::memchr(byte, bytes) }
 }
 
 impl PartialEq for ShardKey {

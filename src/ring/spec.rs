@@ -4,7 +4,7 @@
 //! A setting that the placement would ignore is refused, never dropped silently: a weight that does nothing looks like one
 //! that works until a node is full.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -212,7 +212,9 @@ pub enum RingError {
         most: u64,
     },
     /// Slots where they would do nothing.
-    #[error("member `{name}` has slots, but placement `{placement}` ignores them: remove them, or use placement `slots`")]
+    #[error(
+        "member `{name}` has slots, but placement `{placement}` ignores them: remove them, or use placement `slots`"
+    )]
     SlotsIgnored {
         /// The member.
         name: String,
@@ -220,7 +222,9 @@ pub enum RingError {
         placement: Placement,
     },
     /// A range start where it would do nothing.
-    #[error("member `{name}` has a range start, but placement `{placement}` ignores it: remove it, or use placement `range`")]
+    #[error(
+        "member `{name}` has a range start, but placement `{placement}` ignores it: remove it, or use placement `range`"
+    )]
     RangeIgnored {
         /// The member.
         name: String,
@@ -310,13 +314,13 @@ impl RingSpec {
     }
 
     fn check_names(&self, faults: &mut Vec<RingError>) {
-        let mut names = BTreeMap::new();
+        let mut names = BTreeSet::new();
         let mut hashed_names = BTreeMap::new();
         for (index, member) in self.members.iter().enumerate() {
             let name = member.name.clone();
             if name.is_empty() {
                 faults.push(RingError::EmptyName { number: index + 1 });
-            } else if names.insert(&member.name, ()).is_some() {
+            } else if !names.insert(&member.name) {
                 faults.push(RingError::DuplicateName { name });
             } else if self.placement.uses_names()
                 && let Some(other) = hashed_names.insert(member.hashed_name(), &member.name)
