@@ -3,8 +3,8 @@
 //! The shapes are those of Redis 7.0 in both protocols, checked against a running server. redis-cli asks `COMMAND DOCS`
 //! for its completion, drivers ask `COMMAND` and `COMMAND GETKEYS` to route.
 //!
-//! It deliberately leaves out the `arguments`, `complexity` and `history` of `COMMAND DOCS`: clients treat them as
-//! optional, and they would be the larger part of the table.
+//! It deliberately leaves out the `arguments`, `complexity` and `history` of `COMMAND DOCS` and the `notes` of key
+//! specifications: clients treat them as optional, and they would be the larger part of the table.
 
 use super::glob::glob;
 use super::keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, each_key};

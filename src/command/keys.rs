@@ -2,7 +2,8 @@
 //!
 //! A key specification has two halves: where the search begins (a fixed argument, or behind a keyword) and how keys
 //! follow from there (up to some argument, or as many as an argument says). The servers describe them in the manual
-//! page "Command key specifications". `SORT` and `MIGRATE` cannot be described so and have their own rule here.
+//! page "Command key specifications". `SORT` and `MIGRATE` cannot be described so and have their own rule here, and so have
+//! requests whose keys `COMMAND GETKEYS` does not tell as the server then uses them.
 //!
 //! # Invariants
 //!
@@ -110,14 +111,65 @@ pub(super) fn each_key(
     if out.is_empty() { Err(KeyError::NoKeys) } else { Ok(()) }
 }
 
-/// `MIGRATE` names its key in one place or, where that is the empty string, its keys in another, never in both.
+/// `MIGRATE` names its key in one place or, where that is the empty string, may name its keys behind `KEYS` instead.
 fn is_used(row: &Row, spec: &KeySpec, args: &Args<'_>) -> bool {
-    row.name != "migrate" || args.get(3).is_some_and(<[u8]>::is_empty) == matches!(spec.begin, Begin::Keyword { .. })
+    if row.name != "migrate" {
+        return true;
+    }
+    let several = args.get(3).is_some_and(<[u8]>::is_empty) && (6..args.len()).any(|at| args.is_word(at, "KEYS"));
+    several == matches!(spec.begin, Begin::Keyword { .. })
 }
 
 fn append(row: &Row, spec: &KeySpec, args: &Args<'_>, out: &mut KeyIndexes) -> Result<(), KeyError> {
-    let Some(begin) = begin(spec.begin, args) else { return undescribed(row, spec, args, out) };
-    match spec.find {
+    match spec.begin {
+        Begin::Index(index) => append_from(index as usize, spec.find, args, out),
+        Begin::Keyword { word: "STREAMS", .. } => {
+            let begin = stream_options(args).streams_at.ok_or(KeyError::Malformed)?;
+            append_from(begin, spec.find, args, out)
+        }
+        Begin::Keyword { word, from } if from < 0 => {
+            let end = (args.len() + 1).saturating_sub(from.unsigned_abs() as usize);
+            match (1..end).rev().find(|at| args.is_word(*at, word)) {
+                Some(at) => append_from(at + 1, spec.find, args, out),
+                None => Ok(()),
+            }
+        }
+        Begin::Keyword { word, from } => append_each_behind(word, from, spec.find, args, out),
+        Begin::Unknown => {
+            // `SORT` has two undescribed specifications: the patterns, which `variant` deals with, and the destination.
+            if row.name == "sort" && spec.flags.contains(&"update") {
+                out.extend(sort_destination(args).and_then(|at| u32::try_from(at).ok()));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Keys behind every occurrence of an option, where `COMMAND GETKEYS` stops at the first: of `STORE a STORE b` the
+/// servers obey the last, and a key that is not named could land on the wrong node.
+fn append_each_behind(
+    word: &str,
+    from: i32,
+    find: Find,
+    args: &Args<'_>,
+    out: &mut KeyIndexes,
+) -> Result<(), KeyError> {
+    let mut at = usize::try_from(from).unwrap_or_default().max(1);
+    while at < args.len() {
+        if args.is_word(at, word) {
+            append_from(at + 1, find, args, out)?;
+            at += 1;
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// Keys from a beginning on.
+fn append_from(begin: usize, find: Find, args: &Args<'_>, out: &mut KeyIndexes) -> Result<(), KeyError> {
+    match find {
+        // `PFMERGE destination` without sources is a request, though `COMMAND GETKEYS` refuses it.
+        Find::Range { last, .. } if last < 0 && begin >= args.len() => Ok(()),
         Find::Range { last, step, limit } => {
             let left = args.len().checked_sub(begin).ok_or(KeyError::Malformed)?;
             let last = if let Ok(last) = usize::try_from(last) {
@@ -135,25 +187,7 @@ fn append(row: &Row, spec: &KeySpec, args: &Args<'_>, out: &mut KeyIndexes) -> R
             let last = steps.checked_mul(step as usize).and_then(|steps| first.checked_add(steps));
             append_range(first, last.ok_or(KeyError::Malformed)?, step, args, out)
         }
-        Find::Unknown => undescribed(row, spec, args, out),
-    }
-}
-
-/// Where to begin; none where it is not described or the keyword is not there.
-fn begin(begin: Begin, args: &Args<'_>) -> Option<usize> {
-    match begin {
-        Begin::Index(index) => Some(index as usize),
-        Begin::Keyword { word, from } => {
-            let mut forward = usize::try_from(from).unwrap_or(1)..args.len();
-            let at = if from < 0 {
-                let end = (args.len() + 1).saturating_sub(from.unsigned_abs() as usize);
-                (1..end).rev().find(|at| args.is_word(*at, word))
-            } else {
-                forward.find(|at| args.is_word(*at, word))
-            };
-            at.map(|at| at + 1)
-        }
-        Begin::Unknown => None,
+        Find::Unknown => Ok(()),
     }
 }
 
@@ -167,18 +201,34 @@ fn append_range(first: usize, last: usize, step: u32, args: &Args<'_>, out: &mut
     Ok(())
 }
 
-/// What the servers find by code of their own: a keyword that is not there adds no key, except where it must be there.
-fn undescribed(row: &Row, spec: &KeySpec, args: &Args<'_>, out: &mut KeyIndexes) -> Result<(), KeyError> {
-    match row.name {
-        // Two undescribed specifications: the patterns, which `variant` deals with, and the destination.
-        "sort" if spec.flags.contains(&"update") => {
-            let destination = sort_destination(args);
-            out.extend(destination.and_then(|at| u32::try_from(at).ok()));
-            Ok(())
+/// What stands before the streams of `XREAD` and `XREADGROUP`.
+pub(super) struct StreamOptions {
+    /// `BLOCK` is among the options.
+    pub(super) blocks: bool,
+    /// The first argument behind `STREAMS`.
+    pub(super) streams_at: Option<usize>,
+}
+
+/// Goes from option to option as the servers do, so that a group or consumer may be named `streams` or `block`; to
+/// search for the word, as the key specification says, would take such a name for it.
+pub(super) fn stream_options(args: &Args<'_>) -> StreamOptions {
+    let mut options = StreamOptions { blocks: false, streams_at: None };
+    let mut at = 1;
+    while at < args.len() {
+        if args.is_word(at, "STREAMS") {
+            options.streams_at = Some(at + 1);
+            break;
         }
-        "xread" | "xreadgroup" => Err(KeyError::Malformed),
-        _ => Ok(()),
+        options.blocks |= args.is_word(at, "BLOCK");
+        at += if args.is_word(at, "GROUP") {
+            3
+        } else if ["BLOCK", "COUNT", "CLAIM"].iter().any(|option| args.is_word(at, option)) {
+            2
+        } else {
+            1
+        };
     }
+    options
 }
 
 /// The argument of the last `STORE`, past the arguments of other options.
@@ -233,6 +283,8 @@ mod tests {
         check("BLPOP a b 0", Ok(&[1, 2]));
         check("BITOP AND d a b", Ok(&[2, 3, 4]));
         check("OBJECT FREQ k", Ok(&[2]));
+        check("PFMERGE d a", Ok(&[1, 2]));
+        check("PFMERGE d", Ok(&[1]));
         check("PING", Err(KeyError::NoKeys));
     }
 
@@ -254,10 +306,12 @@ mod tests {
     fn a_keyword_says_where_keys_begin() {
         check("XREAD COUNT 1 STREAMS a b 0 0", Ok(&[4, 5]));
         check("XREADGROUP GROUP g c streams a >", Ok(&[5]));
+        check("XREADGROUP COUNT 1 GROUP streams block STREAMS a b > >", Ok(&[7, 8]));
         check("XREAD COUNT 1 NOACK", Err(KeyError::Malformed));
-        check("XREAD COUNT 1 STREAMS", Err(KeyError::Malformed));
+        check("XREAD COUNT 1 STREAMS", Err(KeyError::NoKeys));
         check("GEORADIUS k 1 1 1 m", Ok(&[1]));
         check("GEORADIUS k 1 1 1 m STORE d", Ok(&[1, 7]));
+        check("GEORADIUS k 1 1 1 m STORE store STORE e", Ok(&[1, 7, 9]));
         check("GEORADIUSBYMEMBER k member 1 m storedist d", Ok(&[1, 6]));
         check("MIGRATE host 1 k 0 10", Ok(&[3]));
         check("MIGRATE host 1  0 10 KEYS a b", Ok(&[7, 8])); // Two spaces: an empty argument.

@@ -293,6 +293,7 @@ mod tests {
         check("XREAD COUNT 1 BLOCK 0 STREAMS a 0", "xread later");
         check("XREAD STREAMS block 0", "xread");
         check("XREADGROUP GROUP streams c block 0 STREAMS a >", "xreadgroup later");
+        check("XREADGROUP GROUP g block STREAMS a >", "xreadgroup");
         check("XREADGROUP GROUP g c COUNT 2 STREAMS a >", "xreadgroup");
         check("SORT k", "sort");
         check("SORT k BY nosort GET # STORE d", "sort");

@@ -3,6 +3,7 @@
 //! `resolve` asks each condition of a row in turn and takes the row of the first that holds, so that a caller sees
 //! nothing but a row with its final handling.
 
+use super::keys::stream_options;
 use super::{Args, Row};
 
 /// A row that replaces its verb's own where the condition holds.
@@ -30,30 +31,12 @@ impl Condition {
     /// Whether it holds. Where the arguments are not well-formed it may be either: the store refuses them anyway.
     pub fn holds(self, args: &Args<'_>) -> bool {
         match self {
-            Self::Blocks => blocks(args),
+            Self::Blocks => stream_options(args).blocks,
             Self::SortsByOtherKeys => sorts_by_other_keys(args),
             Self::CopiesToDatabase => (3..args.len())
                 .any(|at| args.is_word(at, "DB") && args.get(at + 1).is_none_or(|number| !is_zero(number))),
         }
     }
-}
-
-/// Any `BLOCK` before the streams begin. A group or consumer of that name counts too: to refuse it is the safe side.
-fn blocks(args: &Args<'_>) -> bool {
-    for at in 1..args.len() {
-        if args.is_word(at, "BLOCK") {
-            return true;
-        }
-        if args.is_word(at, "STREAMS") && !is_group_name(args, at) {
-            return false;
-        }
-    }
-    false
-}
-
-/// Whether the argument belongs to `GROUP group consumer`.
-fn is_group_name(args: &Args<'_>, at: usize) -> bool {
-    (1..=2).any(|back| at.checked_sub(back).is_some_and(|group| group > 0 && args.is_word(group, "GROUP")))
 }
 
 /// The options of `SORT`: LIMIT takes two arguments, BY, GET and STORE one, as the servers parse them.
