@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn docs_and_info_leave_out_what_is_not_served() {
-        check("COMMAND DOCS multi nonesuch", "*0");
+        check("COMMAND DOCS multi post cluster nonesuch", "*0");
         check("COMMAND INFO multi nonesuch", "*2 $-1 $-1");
         assert!(ask("COMMAND DOCS get", Resp::Three).starts_with("%1 $3 get %3 $7 summary $"));
         assert!(ask("COMMAND DOCS", Resp::Two).contains("$3 set *6 $7 summary"));

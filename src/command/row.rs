@@ -44,6 +44,7 @@ impl Row {
     /// Whether quoit serves the verb in any form, so that `COMMAND` lists it.
     pub fn is_served(&self) -> bool {
         match self.handling {
+            Handling::Local(LocalVerb::ClusterDisabled | LocalVerb::HttpRequest) => false,
             Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Local(_) => true,
             Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
