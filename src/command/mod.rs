@@ -1,1 +1,36 @@
-//! command
+//! One row a verb: its name, arity, keys, and what quoit does with it; and every error text that clients see.
+//!
+//! A request meets this module once. The frontend scans a frame into [`Args`] and calls [`resolve`], which gives the
+//! row of the verb (of the subcommand, of the variant its arguments ask for) or the reason why there is none. The row's
+//! [`Handling`] says who answers: a node ([`Row::single_key_at`], or [`keys()`] where there are several), several nodes,
+//! or quoit itself. Texts come from [`reply`], answers to `COMMAND` from [`introspect`].
+//!
+//! The table is generated: facts from the `COMMAND` replies of real servers, decisions from one readable file
+//! (`tools/`). A test generates it again and compares; another compares [`keys()`] with the servers' `COMMAND GETKEYS`.
+//!
+//! # Invariants
+//!
+//! * No row means `-ERR unknown command`; every verb of the servers we know has a row, and its handling is a decision.
+//! * A verb that is forwarded gives exactly one reply, does not block, and neither changes nor reads the state of its
+//!   connection: store connections are shared by all clients of a worker.
+//! * Nothing here allocates, waits, reads a clock or keeps state. Nothing here panics, whatever the bytes.
+//!
+//! It deliberately does not know nodes, rings or replicas: whether keys share a node is the coordinator's question.
+
+mod args;
+mod glob;
+pub mod introspect;
+mod keys;
+mod lookup;
+pub mod reply;
+mod row;
+#[rustfmt::skip]
+mod table;
+mod variant;
+
+pub use args::Args;
+pub use glob::glob;
+pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, keys};
+pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};
+pub use row::{About, Flag, Flags, Handling, LocalVerb, Row, SplitRule, VerbClass};
+pub use variant::{Condition, Variant};

@@ -1,0 +1,90 @@
+//! The servers' glob patterns, as `COMMAND LIST FILTERBY PATTERN` and `CONFIG GET` take them.
+
+/// Whether the text matches the servers' glob: `*`, `?`, `[a-z]`, `[^a]`, and `\` before a literal, in any case. Goes
+/// back to the last `*` only, so its work is bounded by the product of the lengths.
+pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut pattern, mut text) = (pattern, text);
+    let mut retry: Option<(&[u8], &[u8])> = None;
+    loop {
+        if let [b'*', rest @ ..] = pattern {
+            retry = Some((rest, text));
+            pattern = rest;
+            continue;
+        }
+        if let Some(((), rest)) = text.split_first().and_then(|(byte, rest)| {
+            pattern = glob_one(pattern, *byte)?;
+            Some(((), rest))
+        }) {
+            text = rest;
+            continue;
+        }
+        if pattern.is_empty() && text.is_empty() {
+            return true;
+        }
+        let Some((after_star, [_, shorter @ ..])) = retry else { return false };
+        retry = Some((after_star, shorter));
+        (pattern, text) = (after_star, shorter);
+    }
+}
+
+/// What is left of the pattern after it took one byte of the text; none where it does not take it.
+fn glob_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+    let same = |literal: u8| literal.eq_ignore_ascii_case(&byte);
+    match pattern {
+        [b'?', rest @ ..] => Some(rest),
+        [b'[', class @ ..] => {
+            let (negated, mut class) = match class {
+                [b'^', class @ ..] => (true, class),
+                _ => (false, class),
+            };
+            let mut found = false;
+            loop {
+                class = match class {
+                    [] => return (found != negated).then_some(class),
+                    [b']', rest @ ..] => return (found != negated).then_some(rest),
+                    [b'\\', literal, rest @ ..] => {
+                        found |= same(*literal);
+                        rest
+                    }
+                    [low, b'-', high, rest @ ..] => {
+                        let range = low.min(high).to_ascii_lowercase()..=low.max(high).to_ascii_lowercase();
+                        found |= range.contains(&byte.to_ascii_lowercase());
+                        rest
+                    }
+                    [literal, rest @ ..] => {
+                        found |= same(*literal);
+                        rest
+                    }
+                };
+            }
+        }
+        [b'\\', literal, rest @ ..] | [literal, rest @ ..] => same(*literal).then_some(rest),
+        [] => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn glob_matches_as_the_servers_do() {
+        for (pattern, text, want) in [
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a*c*e", "abcde", true),
+            ("a*c*f", "abcde", false),
+            ("a[b-d]E", "aCe", true),
+            ("a[^b-d]e", "ace", false),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("[a", "a", true),
+            ("?", "", false),
+            ("**a", "bba", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), want, "{pattern} {text}");
+        }
+    }
+}

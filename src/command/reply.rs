@@ -1,0 +1,417 @@
+//! What quoit itself says to clients: small encoders, and every error text in one place.
+//!
+//! Where Redis has a text for the same thing it is used to the letter, because clients and people match on it
+//! (observed on Redis 7.0.15). Where quoit has something of its own to say, the text names the verb or the node.
+//! Each function appends one whole reply to `out`.
+//!
+//! # Invariants
+//!
+//! * What came from a client, a store or a file cannot end a line: CR, LF and NUL in it become spaces.
+
+use super::{Args, Row};
+use std::fmt::{Display, Write as _};
+
+/// The protocol a client has chosen by `HELLO`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resp {
+    /// RESP2, which every connection starts with.
+    #[default]
+    Two,
+    /// RESP3.
+    Three,
+}
+
+impl Resp {
+    /// The number in `HELLO`.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
+}
+
+/// How many bytes of a client's own words an error repeats, as the servers do.
+const ECHO_BYTES_MAX: usize = 128;
+
+// --- encoders -------------------------------------------------------------------------------------------------------
+
+/// `+text`.
+pub fn simple(out: &mut Vec<u8>, text: &str) {
+    line(out, b'+', text);
+}
+
+/// `+OK`.
+pub fn ok(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"+OK\r\n");
+}
+
+/// `-text`; the text begins with its code, such as `ERR`.
+pub fn error(out: &mut Vec<u8>, text: &str) {
+    line(out, b'-', text);
+}
+
+/// `:number`.
+pub fn integer(out: &mut Vec<u8>, number: i64) {
+    line(out, b':', number);
+}
+
+/// A bulk string.
+pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    line(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Text with its format: a verbatim string in RESP3, a bulk string in RESP2. `INFO` and `CLIENT LIST` answer so.
+pub fn verbatim_text(out: &mut Vec<u8>, resp: Resp, text: &[u8]) {
+    match resp {
+        Resp::Two => bulk(out, text),
+        Resp::Three => {
+            line(out, b'=', text.len() + b"txt:".len());
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// No value: a null bulk string in RESP2.
+pub fn null(out: &mut Vec<u8>, resp: Resp) {
+    out.extend_from_slice(match resp {
+        Resp::Two => b"$-1\r\n",
+        Resp::Three => b"_\r\n",
+    });
+}
+
+/// No array: a null array in RESP2.
+pub fn null_array(out: &mut Vec<u8>, resp: Resp) {
+    out.extend_from_slice(match resp {
+        Resp::Two => b"*-1\r\n",
+        Resp::Three => b"_\r\n",
+    });
+}
+
+/// The head of an array; `len` elements follow.
+pub fn array_header(out: &mut Vec<u8>, len: usize) {
+    line(out, b'*', len);
+}
+
+/// The head of a map; `pairs` keys and values follow. An array of twice that in RESP2.
+pub fn map_header(out: &mut Vec<u8>, resp: Resp, pairs: usize) {
+    match resp {
+        Resp::Two => line(out, b'*', pairs.saturating_mul(2)),
+        Resp::Three => line(out, b'%', pairs),
+    }
+}
+
+/// The head of a set; `len` elements follow. An array in RESP2.
+pub fn set_header(out: &mut Vec<u8>, resp: Resp, len: usize) {
+    match resp {
+        Resp::Two => line(out, b'*', len),
+        Resp::Three => line(out, b'~', len),
+    }
+}
+
+// --- the request cannot be served as it is ---------------------------------------------------------------------------
+
+/// No such verb; repeats the beginning of the request as the servers do.
+pub fn unknown_command(out: &mut Vec<u8>, args: &Args<'_>) {
+    let mut text = Vec::new();
+    for argument in args.iter().skip(1) {
+        let Some(room) = ECHO_BYTES_MAX.checked_sub(text.len()).filter(|room| *room > 0) else { break };
+        text.push(b'\'');
+        text.extend_from_slice(c_string(argument, room));
+        text.extend_from_slice(b"' ");
+    }
+    let verb = c_string(args.get(0).unwrap_or_default(), ECHO_BYTES_MAX);
+    error_bytes(out, &[b"ERR unknown command '", verb, b"', with args beginning with: ", &text]);
+}
+
+/// The container has no such subcommand.
+pub fn unknown_subcommand(out: &mut Vec<u8>, args: &Args<'_>) {
+    let container = args.get(0).unwrap_or_default().to_ascii_uppercase();
+    let name = c_string(args.get(1).unwrap_or_default(), ECHO_BYTES_MAX);
+    let container = c_string(&container, usize::MAX);
+    error_bytes(out, &[b"ERR unknown subcommand '", name, b"'. Try ", container, b" HELP."]);
+}
+
+/// Too few or too many arguments.
+pub fn wrong_arity(out: &mut Vec<u8>, row: &Row) {
+    error_bytes(out, &[b"ERR wrong number of arguments for '", row.name.as_bytes(), b"' command"]);
+}
+
+/// Keys that must share a node do not; the text of Redis Cluster.
+pub fn crossslot(out: &mut Vec<u8>) {
+    error(out, "CROSSSLOT Keys in request don't hash to the same slot");
+}
+
+/// A verb quoit never serves.
+pub fn refused(out: &mut Vec<u8>, row: &Row, reason: &str) {
+    error_line(out, format_args!("ERR '{}' is refused by quoit: {reason}", spoken(row)));
+}
+
+/// A verb quoit does not serve yet.
+pub fn later(out: &mut Vec<u8>, row: &Row, reason: &str) {
+    error_line(out, format_args!("ERR '{}' is not supported by quoit yet: {reason}", spoken(row)));
+}
+
+/// An option or argument out of place.
+pub fn syntax_error(out: &mut Vec<u8>) {
+    error(out, "ERR syntax error");
+}
+
+/// A number was expected.
+pub fn not_an_integer(out: &mut Vec<u8>) {
+    error(out, "ERR value is not an integer or out of range");
+}
+
+/// More keys or a bigger reply than quoit holds in memory for one request.
+pub fn too_large(out: &mut Vec<u8>, what: &str, limit: usize) {
+    error_line(out, format_args!("ERR {what} exceeds quoit's limit of {limit}"));
+}
+
+/// The bytes are no request; the connection is closed after it. `what` as the servers say it: `invalid bulk length`.
+pub fn protocol_error(out: &mut Vec<u8>, what: &str) {
+    error_line(out, format_args!("ERR Protocol error: {what}"));
+}
+
+// --- the request cannot be served now ---------------------------------------------------------------------------------
+
+/// The key's node cannot be asked. Keys are never served by another node instead, so the client must know which it is.
+pub fn node_unavailable(out: &mut Vec<u8>, node: &str, why: impl Display) {
+    error_line(out, format_args!("ERR node '{node}' is unavailable: {why}"));
+}
+
+/// The node was asked and did not answer in time: a write may or may not have been applied.
+pub fn timed_out(out: &mut Vec<u8>, node: &str, timeout_ms: u128) {
+    error_line(out, format_args!("ERR node '{node}' did not answer within {timeout_ms} ms"));
+}
+
+/// The connection broke after the request was sent: a write may or may not have been applied.
+pub fn connection_lost(out: &mut Vec<u8>, node: &str) {
+    error_line(out, format_args!("ERR the connection to node '{node}' was lost before it answered"));
+}
+
+/// A bounded queue is full; the request was not sent.
+pub fn overloaded(out: &mut Vec<u8>, node: &str) {
+    error_line(out, format_args!("ERR overloaded: too much is waiting for node '{node}', try again later"));
+}
+
+/// No route or pool takes the key.
+pub fn no_pool(out: &mut Vec<u8>) {
+    error(out, "ERR no pool is configured for this key");
+}
+
+/// The listener has as many clients as it may; the connection is closed after it.
+pub fn too_many_clients(out: &mut Vec<u8>) {
+    error(out, "ERR max number of clients reached");
+}
+
+// --- connection commands ----------------------------------------------------------------------------------------------
+
+/// `HELLO` with a version that does not exist.
+pub fn noproto(out: &mut Vec<u8>) {
+    error(out, "NOPROTO unsupported protocol version");
+}
+
+/// `HELLO` with something that is no version.
+pub fn protocol_version_not_an_integer(out: &mut Vec<u8>) {
+    error(out, "ERR Protocol version is not an integer or out of range");
+}
+
+/// `HELLO` with an option it does not have, or without the option's arguments.
+pub fn hello_option(out: &mut Vec<u8>, option: &[u8]) {
+    error_bytes(out, &[b"ERR Syntax error in HELLO option '", c_string(option, ECHO_BYTES_MAX), b"'"]);
+}
+
+/// A request before `AUTH` where the listener asks for a password.
+pub fn noauth(out: &mut Vec<u8>) {
+    error(out, "NOAUTH Authentication required.");
+}
+
+/// `HELLO` before `AUTH`.
+pub fn hello_noauth(out: &mut Vec<u8>) {
+    error(
+        out,
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
+         <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+    );
+}
+
+/// `AUTH` with a wrong name or password.
+pub fn wrongpass(out: &mut Vec<u8>) {
+    error(out, "WRONGPASS invalid username-password pair or user is disabled.");
+}
+
+/// `AUTH` with one argument where the listener has no password.
+pub fn auth_without_password(out: &mut Vec<u8>) {
+    error(
+        out,
+        "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
+         configuration is correct?",
+    );
+}
+
+/// `SELECT` of a database other than 0.
+pub fn no_such_database(out: &mut Vec<u8>) {
+    error(out, "ERR DB index is out of range");
+}
+
+/// `SELECT` of something that is no number.
+pub fn database_not_an_integer(out: &mut Vec<u8>) {
+    error(out, "ERR invalid DB index");
+}
+
+/// A client name or `CLIENT SETINFO` value that could not be listed. `what` is `Client names`, `lib-name` or `lib-ver`.
+pub fn unprintable(out: &mut Vec<u8>, what: &str) {
+    error_line(out, format_args!("ERR {what} cannot contain spaces, newlines or special characters."));
+}
+
+/// `CLIENT SETINFO` of something else.
+pub fn unrecognized_option(out: &mut Vec<u8>, option: &[u8]) {
+    error_bytes(out, &[b"ERR Unrecognized option '", c_string(option, ECHO_BYTES_MAX), b"'"]);
+}
+
+/// `CLUSTER`, `READONLY` and their like: what a server outside a cluster says, which cluster clients look for.
+pub fn cluster_disabled(out: &mut Vec<u8>) {
+    error(out, "ERR This instance has cluster support disabled");
+}
+
+// --- COMMAND ----------------------------------------------------------------------------------------------------------
+
+/// `COMMAND GETKEYS` of a verb without a row.
+pub fn getkeys_unknown(out: &mut Vec<u8>) {
+    error(out, "ERR Invalid command specified");
+}
+
+/// `COMMAND GETKEYS` of a verb without keys.
+pub fn getkeys_none(out: &mut Vec<u8>) {
+    error(out, "ERR The command has no key arguments");
+}
+
+/// `COMMAND GETKEYS` of a request with too few or too many arguments.
+pub fn getkeys_arity(out: &mut Vec<u8>) {
+    error(out, "ERR Invalid number of arguments specified for command");
+}
+
+/// `COMMAND GETKEYS` of a request whose keys cannot be told.
+pub fn getkeys_malformed(out: &mut Vec<u8>) {
+    error(out, "ERR Invalid arguments specified for command");
+}
+
+// --- helpers ----------------------------------------------------------------------------------------------------------
+
+/// `CONFIG SET` rather than `config|set`.
+fn spoken(row: &Row) -> String {
+    row.name.replace('|', " ").to_ascii_uppercase()
+}
+
+/// What the servers' `%.*s` prints of it: up to `max` bytes, not past a NUL.
+fn c_string(bytes: &[u8], max: usize) -> &[u8] {
+    let end = bytes.iter().take(max).position(|byte| *byte == 0).unwrap_or(bytes.len().min(max));
+    bytes.get(..end).unwrap_or_default()
+}
+
+fn line(out: &mut Vec<u8>, kind: u8, text: impl Display) {
+    out.push(kind);
+    append_display(out, text);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn error_line(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    line(out, b'-', text);
+}
+
+fn error_bytes(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    out.push(b'-');
+    for part in parts {
+        out.extend(part.iter().map(|byte| one_line(*byte)));
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn one_line(byte: u8) -> u8 {
+    if matches!(byte, b'\r' | b'\n' | 0) { b' ' } else { byte }
+}
+
+/// Formats straight into the buffer, byte by byte past anything that would end the line.
+fn append_display(out: &mut Vec<u8>, text: impl Display) {
+    struct OneLine<'a>(&'a mut Vec<u8>);
+    impl std::fmt::Write for OneLine<'_> {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.extend(text.bytes().map(one_line));
+            Ok(())
+        }
+    }
+    // A `Vec` takes every write; a `Display` that fails of itself leaves a shorter text.
+    write!(OneLine(out), "{text}").unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::OwnedArgs;
+    use super::super::lookup;
+    use super::*;
+
+    #[track_caller]
+    fn check(write: impl FnOnce(&mut Vec<u8>), want: &str) {
+        let mut out = Vec::new();
+        write(&mut out);
+        assert_eq!(String::from_utf8_lossy(&out), want);
+    }
+
+    #[test]
+    fn values_look_as_the_protocol_asks() {
+        check(|out| simple(out, "PONG"), "+PONG\r\n");
+        check(ok, "+OK\r\n");
+        check(|out| integer(out, i64::MIN), ":-9223372036854775808\r\n");
+        check(|out| bulk(out, b"a\r\nb"), "$4\r\na\r\nb\r\n");
+        check(|out| verbatim_text(out, Resp::Two, b"a"), "$1\r\na\r\n");
+        check(|out| verbatim_text(out, Resp::Three, b"a"), "=5\r\ntxt:a\r\n");
+        check(|out| null(out, Resp::Two), "$-1\r\n");
+        check(|out| null(out, Resp::Three), "_\r\n");
+        check(|out| null_array(out, Resp::Two), "*-1\r\n");
+        check(|out| null_array(out, Resp::Three), "_\r\n");
+        check(|out| map_header(out, Resp::Two, 2), "*4\r\n");
+        check(|out| map_header(out, Resp::Three, 2), "%2\r\n");
+        check(|out| set_header(out, Resp::Two, 2), "*2\r\n");
+        check(|out| set_header(out, Resp::Three, 2), "~2\r\n");
+    }
+
+    #[track_caller]
+    fn check_unknown(words: &[&str], want: &str) {
+        check(|out| unknown_command(out, &OwnedArgs::new(words).view()), want);
+    }
+
+    #[test]
+    fn an_unknown_command_is_repeated_but_not_at_length() {
+        check_unknown(&["foo"], "-ERR unknown command 'foo', with args beginning with: \r\n");
+        check_unknown(&["foo", "a", "b"], "-ERR unknown command 'foo', with args beginning with: 'a' 'b' \r\n");
+        check_unknown(&["f\r\noo", "a\0b"], "-ERR unknown command 'f  oo', with args beginning with: 'a' \r\n");
+        let long = "x".repeat(200);
+        let cut = |len| "x".repeat(len);
+        check_unknown(
+            &[&long, &long, "b"],
+            &format!("-ERR unknown command '{}', with args beginning with: '{}' \r\n", cut(128), cut(128)),
+        );
+        check_unknown(
+            &["f", &cut(100), &long],
+            &format!("-ERR unknown command 'f', with args beginning with: '{}' '{}' \r\n", cut(100), cut(25)),
+        );
+    }
+
+    #[test]
+    fn errors_name_the_verb_or_the_node_on_one_line() {
+        let row = lookup(b"config").unwrap();
+        let set = row.subcommands.iter().find(|row| row.name == "config|set").unwrap();
+        check(|out| wrong_arity(out, set), "-ERR wrong number of arguments for 'config|set' command\r\n");
+        check(|out| refused(out, set, "no"), "-ERR 'CONFIG SET' is refused by quoit: no\r\n");
+        check(|out| later(out, row, "no"), "-ERR 'CONFIG' is not supported by quoit yet: no\r\n");
+        check(|out| node_unavailable(out, "a\nb", "why\r"), "-ERR node 'a b' is unavailable: why \r\n");
+        check(
+            |out| unknown_subcommand(out, &OwnedArgs::new(["config", "no"]).view()),
+            "-ERR unknown subcommand 'no'. Try CONFIG HELP.\r\n",
+        );
+    }
+}

@@ -1,0 +1,235 @@
+//! What the table knows of one verb: the columns of a row and the closed sets of values they hold.
+//!
+//! # Invariants
+//!
+//! * A row whose handling is `Forward` has `single_key_at`; no other row has.
+//! * `SameNode` and `Split` rows have at least one key specification that names keys.
+//! * Flags, key specifications, tips and categories are facts of real servers; `handling` is our decision.
+
+use super::keys::KeySpecs;
+use super::variant::Variant;
+
+/// One verb, or one subcommand of a container such as `CONFIG`.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Lower case; a subcommand is `container|subcommand`.
+    pub name: &'static str,
+    /// How many arguments a request has, the verb (and subcommand) among them; negative means "at least".
+    pub arity: i32,
+    /// The servers' flags of the command.
+    pub flags: Flags,
+    /// Its metrics label.
+    pub class: VerbClass,
+    /// What quoit does with it.
+    pub handling: Handling,
+    /// Where its only key stands; the fast path of `keys`.
+    pub single_key_at: Option<u8>,
+    /// Where its keys stand.
+    pub keys: KeySpecs,
+    /// The same verb where certain arguments change what quoit does with it.
+    pub variants: &'static [Variant],
+    /// Rows of a container, by name.
+    pub subcommands: &'static [Row],
+    /// What only introspection reads, kept off the hot path's cache lines.
+    pub about: &'static About,
+}
+
+impl Row {
+    /// Whether a request of `len` arguments, the verb among them, has as many as the verb takes.
+    pub fn takes(&self, len: usize) -> bool {
+        let bound = usize::try_from(self.arity.unsigned_abs()).unwrap_or(usize::MAX);
+        if self.arity < 0 { len >= bound } else { len == bound }
+    }
+
+    /// Whether quoit serves the verb in any form, so that `COMMAND` lists it.
+    pub fn is_served(&self) -> bool {
+        match self.handling {
+            Handling::Local(LocalVerb::ClusterDisabled | LocalVerb::HttpRequest) => false,
+            Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Local(_) => true,
+            Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
+        }
+    }
+}
+
+/// The columns that only `COMMAND` shows.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// One sentence, empty where no text under a free licence exists.
+    pub summary: &'static str,
+    /// The server version that brought it; empty for modules' commands.
+    pub since: &'static str,
+    /// The servers' group, such as `string`.
+    pub group: &'static str,
+    /// First key, last key, step: the old form of the key specifications.
+    pub position: (i32, i32, i32),
+    /// ACL categories without their `@`.
+    pub categories: &'static [&'static str],
+    /// The servers' hints to proxies and clients.
+    pub tips: &'static [&'static str],
+}
+
+/// The verb class of metrics: a closed label set, usable as an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VerbClass {
+    /// Reads keys.
+    Read = 0,
+    /// Changes keys.
+    Write = 1,
+    /// Everything else.
+    Other = 2,
+}
+
+impl VerbClass {
+    /// Every class, in the order of its number.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Other];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What quoit does with a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handling {
+    /// Exactly one key: the frame goes untouched to its node, and exactly one reply comes back.
+    Forward,
+    /// Several keys (or one whose place depends on the arguments): all on one node, else `-CROSSSLOT`.
+    SameNode,
+    /// Several keys on any nodes: one fragment a node, replies merged by the rule.
+    Split(SplitRule),
+    /// Answered by quoit itself.
+    Local(LocalVerb),
+    /// Not served yet, for this reason.
+    Later(&'static str),
+    /// Never served, for this reason.
+    Refused(&'static str),
+}
+
+/// How a split verb's fragments are cut and their replies become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SplitRule {
+    /// A key an argument; an array with an element a key, in request order.
+    Mget,
+    /// A key and its value; `OK`.
+    Mset,
+    /// A key an argument; the sum of the integers.
+    SumIntegers,
+}
+
+/// The verbs quoit answers itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the verb of its name")]
+pub enum LocalVerb {
+    Auth,
+    ClientCapa,
+    ClientGetname,
+    ClientGetredir,
+    ClientId,
+    ClientInfo,
+    ClientList,
+    ClientNoEvict,
+    ClientReply,
+    ClientSetinfo,
+    ClientSetname,
+    /// `CLUSTER`, `READONLY` and their like: the error of a server that is not part of a cluster.
+    ClusterDisabled,
+    /// `COMMAND` in all its forms: `introspect::command`.
+    Command,
+    ConfigGet,
+    Echo,
+    Hello,
+    /// `CONFIG HELP` and its like: `introspect::help`.
+    Help,
+    /// The start of an HTTP request: the connection is closed without an answer, as the servers do.
+    HttpRequest,
+    Info,
+    Ping,
+    Quit,
+    Quoit,
+    Reset,
+    Role,
+    Select,
+    Time,
+}
+
+macro_rules! flags {
+    ($($flag:ident = $name:literal,)*) => {
+        /// One flag of a command, as the servers report it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "their meaning is the servers' manual page of COMMAND")]
+        pub enum Flag { $($flag,)* }
+
+        impl Flag {
+            /// Every flag.
+            pub const ALL: &'static [Self] = &[$(Self::$flag,)*];
+
+            /// The servers' word for it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$flag => $name,)* }
+            }
+        }
+    };
+}
+
+flags! {
+    Admin = "admin",
+    AllowBusy = "allow_busy",
+    Asking = "asking",
+    Blocking = "blocking",
+    Denyoom = "denyoom",
+    Fast = "fast",
+    Loading = "loading",
+    Movablekeys = "movablekeys",
+    NoAsyncLoading = "no_async_loading",
+    NoAuth = "no_auth",
+    NoMandatoryKeys = "no_mandatory_keys",
+    NoMulti = "no_multi",
+    Noscript = "noscript",
+    Pubsub = "pubsub",
+    Readonly = "readonly",
+    SkipCommandlog = "skip_commandlog",
+    SkipMonitor = "skip_monitor",
+    Stale = "stale",
+    Write = "write",
+}
+
+/// A set of flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags(u32);
+
+impl Flags {
+    /// The set of these.
+    pub const fn of(flags: &[Flag]) -> Self {
+        let (mut bits, mut rest) = (0, flags);
+        while let [flag, others @ ..] = rest {
+            bits |= 1 << *flag as u32;
+            rest = others;
+        }
+        Self(bits)
+    }
+
+    /// Whether the flag is in the set.
+    pub const fn contains(self, flag: Flag) -> bool {
+        self.0 & (1 << flag as u32) != 0
+    }
+
+    /// The flags in it, by name.
+    pub fn iter(self) -> impl Iterator<Item = Flag> {
+        Flag::ALL.iter().copied().filter(move |flag| self.contains(*flag))
+    }
+
+    /// How many are in it.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether none is.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
