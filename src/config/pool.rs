@@ -1,0 +1,328 @@
+//! The rules of one pool: its nodes, its ring, its breaker. A part of [`super::check`].
+//!
+//! # Invariants
+//! - A pool that comes out has a ring that builds, and as many nodes as the ring has members, in the same order.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::address::Address;
+use super::check::Check;
+use super::faults::Fault;
+use super::file::{At, BreakerTable, NodeTable, PoolTable, RingTable};
+use super::secret::Secret;
+use super::{Breaker, Node, Pool, Timeouts};
+use crate::ring::{KeyHash, Member, Placement, Ring, RingSpec, ShardKey};
+
+/// The most hash slots there are: Redis Cluster's number.
+const SLOTS: u16 = 16_384;
+
+/// The most lines that one `slots` key may have.
+const SLOT_RANGES_MAX: usize = SLOTS as usize;
+
+impl Check<'_> {
+    /// Checks one pool.
+    pub(super) fn pool(&mut self, table: &PoolTable) -> Option<Pool> {
+        if table.replicas.value != 1 {
+            self.push(
+                Fault::new(&table.replicas.span, "more than one replica is not served yet")
+                    .help("set `replicas = 1`: replication comes with a later version"),
+            );
+        }
+        let password = self.secret("password", table.password_file.as_ref(), table.password_env.as_ref());
+        let has_password = table.password_file.is_some() || table.password_env.is_some();
+        self.user_has_password(table.username.as_ref(), has_password);
+        let placement = table.ring.placement.as_ref().map_or(Placement::Ketama, |placement| placement.value);
+        self.unique(&table.node);
+        let mut nodes = Vec::new();
+        let mut members = Vec::new();
+        for node in &table.node {
+            members.push(self.member(node, placement));
+            nodes.push(self.node(node, table, password.as_ref()));
+        }
+        let breaker = self.breaker(&table.breaker);
+        let ring = self.ring(&table.ring, placement, members, table);
+        Some(Pool {
+            name: table.name.as_ref()?.value.clone(),
+            protocol: table.protocol,
+            replicas: table.replicas.value,
+            ring: ring?,
+            nodes: nodes.into_iter().collect::<Option<_>>()?,
+            timeouts: Timeouts {
+                connect: Duration::from_millis(table.connect_timeout_ms),
+                queue: Duration::from_millis(table.queue_timeout_ms),
+                service: Duration::from_millis(table.service_timeout_ms),
+            },
+            breaker: breaker?,
+            connections_per_node: table.connections_per_node,
+            queue_bytes_max: table.queue_bytes_max,
+            in_flight_max: table.in_flight_max,
+            stream_threshold_bytes: table.stream_threshold_bytes,
+        })
+    }
+
+    /// No two nodes with one name, one address or one place on the ring.
+    fn unique(&mut self, nodes: &[NodeTable]) {
+        let mut names: HashMap<&str, &Range<usize>> = HashMap::new();
+        let mut ring_names: HashMap<&str, &Range<usize>> = HashMap::new();
+        let mut addresses: HashMap<Address, &Range<usize>> = HashMap::new();
+        for node in nodes {
+            if let Some(name) = &node.name {
+                self.name("node", name);
+                if let Some(first) = names.insert(&name.value, &name.span) {
+                    self.duplicate("two nodes of a pool have the same name", &name.span, first);
+                    continue; // One line too many was copied: one fault for it is enough.
+                }
+            }
+            if let Some(name) = node.ring_name.as_ref().or(node.name.as_ref())
+                && let Some(first) = ring_names.insert(&name.value, &name.span)
+            {
+                self.duplicate("two nodes of a pool have the same place on the ring", &name.span, first);
+            }
+            let Some(address) = &node.address else { continue };
+            if let Ok(parsed) = address.value.parse()
+                && let Some(first) = addresses.insert(parsed, &address.span)
+            {
+                self.duplicate("two nodes of a pool have the same address", &address.span, first);
+            }
+        }
+    }
+
+    fn node(&mut self, table: &NodeTable, pool: &PoolTable, pool_password: Option<&Secret>) -> Option<Node> {
+        let own = self.secret("password", table.password_file.as_ref(), table.password_env.as_ref());
+        let has_own = table.password_file.is_some() || table.password_env.is_some();
+        let has_pools = pool.password_file.is_some() || pool.password_env.is_some();
+        self.user_has_password(table.username.as_ref(), has_own || has_pools);
+        let address = table.address.as_ref().and_then(|address| match address.value.parse::<Address>() {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.push(Fault::new(&address.span, "the address of a node is not understood").help(error.to_string()));
+                None
+            }
+        });
+        Some(Node {
+            name: table.name.as_ref()?.value.clone(),
+            address: address?,
+            weight: table.weight.value,
+            zone: table.zone.clone(),
+            username: table.username.as_ref().or(pool.username.as_ref()).map(|username| username.value.clone()),
+            password: own.or_else(|| pool_password.cloned()),
+        })
+    }
+
+    fn user_has_password(&mut self, username: Option<&At<String>>, has_password: bool) {
+        if let Some(username) = username
+            && !has_password
+        {
+            self.push(
+                Fault::new(&username.span, "a user without a password cannot authenticate")
+                    .help("add `password_file` or `password_env`"),
+            );
+        }
+    }
+
+    fn member(&mut self, table: &NodeTable, placement: Placement) -> Option<Member> {
+        let faults_before = self.faults.len();
+        if table.weight.value != 1
+            && let Some(why) = ignores_weights(placement)
+        {
+            self.push(
+                Fault::new(&table.weight.span, format!("placement `{placement}` has no use for a weight")).help(why),
+            );
+        }
+        if let Some(slots) = table.slots.as_ref().filter(|_| placement != Placement::Slots) {
+            self.push(
+                Fault::new(&slots.span, format!("placement `{placement}` has no use for `slots`"))
+                    .help("remove it, or set `placement = \"slots\"` in `[pool.ring]`"),
+            );
+        }
+        if let Some(start) = table.range_start.as_ref().filter(|_| placement != Placement::Range) {
+            self.push(
+                Fault::new(&start.span, format!("placement `{placement}` has no use for `range_start`"))
+                    .help("remove it, or set `placement = \"range\"` in `[pool.ring]`"),
+            );
+        }
+        let name = table.name.as_ref();
+        if let Some(name) = name {
+            let lacking = match placement {
+                Placement::Slots if table.slots.is_none() => Some("add `slots = [\"0-16383\"]`, or this node's part"),
+                Placement::Range if table.range_start.is_none() => {
+                    Some("add `range_start = \"…\"`, the first key that is this node's; `\"\"` for the first node")
+                }
+                _ => None,
+            };
+            if let Some(help) = lacking {
+                self.push(Fault::new(&name.span, "the node is given no keys").label("this one").help(help));
+            }
+        }
+        let slots = table.slots.as_ref().map(|slots| self.slots(&slots.value)).unwrap_or_default();
+        let name = name?.value.clone();
+        (self.faults.len() == faults_before).then(|| Member {
+            name,
+            weight: table.weight.value,
+            zone: table.zone.clone(),
+            slots,
+            range_start: table.range_start.as_ref().map(|start| start.value.as_bytes().to_vec()),
+            ring_name: table.ring_name.as_ref().map(|name| name.value.clone()),
+        })
+    }
+
+    fn slots(&mut self, texts: &[At<String>]) -> Vec<(u16, u16)> {
+        let mut ranges = Vec::new();
+        for text in texts.iter().take(SLOT_RANGES_MAX) {
+            match slot_range(&text.value) {
+                Some(range) => ranges.push(range),
+                None => self.push(
+                    Fault::new(&text.span, "this is no range of hash slots")
+                        .help("a slot or a range of them from 0 to 16383, such as `\"0-5460\"`"),
+                ),
+            }
+        }
+        ranges
+    }
+
+    fn breaker(&mut self, table: &BreakerTable) -> Option<Breaker> {
+        let (least, most) = (&table.backoff_min_ms, &table.backoff_max_ms);
+        if most.value < least.value {
+            let (blamed, other) = if most.span.is_empty() { (least, most) } else { (most, least) };
+            let fault = Fault::new(&blamed.span, "`backoff_max_ms` is less than `backoff_min_ms`");
+            let fault = if other.span.is_empty() {
+                fault.help(format!("the other one is {} by default", other.value))
+            } else {
+                fault.related(&other.span, "the other one")
+            };
+            self.push(fault);
+            return None;
+        }
+        Some(Breaker {
+            failures: table.failures,
+            backoff_min: Duration::from_millis(least.value),
+            backoff_max: Duration::from_millis(most.value),
+            ramp: Duration::from_millis(table.ramp_ms),
+        })
+    }
+
+    fn ring(
+        &mut self,
+        table: &RingTable,
+        placement: Placement,
+        members: Vec<Option<Member>>,
+        pool: &PoolTable,
+    ) -> Option<RingSpec> {
+        if let Some(hash) = table.hash.as_ref().filter(|_| placement == Placement::Range) {
+            self.push(
+                Fault::new(&hash.span, "placement `range` does not hash keys").help("remove `hash`: keys are compared"),
+            );
+        }
+        let shard_key = self.shard_key(table, placement)?;
+        let hash = table.hash.as_ref().map_or_else(|| default_hash(placement), |hash| hash.value);
+        let spec = RingSpec { placement, hash, shard_key, members: members.into_iter().collect::<Option<_>>()? };
+        if spec.members.is_empty() || self.faults.any_within(&extent(pool)) {
+            return Some(spec); // What is wrong has been said; the ring would only say it again.
+        }
+        if let Err(error) = Ring::build(spec.clone()) {
+            let place = table.placement.as_ref().map(|placement| &placement.span);
+            let place = place.or(pool.name.as_ref().map(|name| &name.span)).cloned().unwrap_or(0..0);
+            self.push(Fault::new(&place, "these nodes do not make a ring").label(error.to_string()));
+            return None;
+        }
+        Some(spec)
+    }
+
+    fn shard_key(&mut self, table: &RingTable, placement: Placement) -> Option<ShardKey> {
+        let tag = match (&table.hash_tag, &table.key_regex) {
+            (Some(tag), Some(regex)) => {
+                self.push(
+                    Fault::new(&regex.span, "`hash_tag` and `key_regex` both say what is hashed")
+                        .related(&tag.span, "the other one")
+                        .help("keep one of them"),
+                );
+                return None;
+            }
+            (None, Some(regex)) => return self.key_regex(regex),
+            (None, None) => default_hash_tag(placement),
+            (Some(tag), None) => match tag.value.as_bytes() {
+                [] => None,
+                [open, close] if open.is_ascii_graphic() && close.is_ascii_graphic() => Some((*open, *close)),
+                _ => {
+                    self.push(
+                        Fault::new(&tag.span, "a hash tag is two characters")
+                            .help("such as `\"{}\"`; `\"\"` hashes whole keys"),
+                    );
+                    return None;
+                }
+            },
+        };
+        Some(tag.map_or(ShardKey::Whole, |(open, close)| ShardKey::HashTag { open, close }))
+    }
+
+    fn key_regex(&mut self, text: &At<String>) -> Option<ShardKey> {
+        // 1 MiB of compiled program: far beyond what a key's structure needs, and small enough for every worker.
+        match regex::bytes::RegexBuilder::new(&text.value).size_limit(1 << 20).build() {
+            Ok(regex) => Some(ShardKey::Regex(regex)),
+            Err(error) => {
+                let reason = error.to_string();
+                let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                self.push(Fault::new(&text.span, "`key_regex` is not a regular expression").label(reason));
+                None
+            }
+        }
+    }
+}
+
+/// The bytes of the file from a pool's first blamable setting to its last.
+fn extent(pool: &PoolTable) -> Range<usize> {
+    let nodes = pool.node.iter().flat_map(|node| {
+        [node.name.as_ref(), node.address.as_ref(), node.ring_name.as_ref(), node.range_start.as_ref()]
+    });
+    let spans = nodes.chain([pool.name.as_ref(), pool.ring.hash_tag.as_ref()]).flatten().map(|text| text.span.clone());
+    let spans: Vec<_> = spans.filter(|span| !span.is_empty()).collect();
+    let start = spans.iter().map(|span| span.start).min().unwrap_or(0);
+    start..spans.iter().map(|span| span.end).max().unwrap_or(0)
+}
+
+/// Why a weight would do nothing, for the placements where that is so.
+fn ignores_weights(placement: Placement) -> Option<&'static str> {
+    match placement {
+        Placement::Jump => Some("jump gives every node the same share; take `rendezvous` or `ketama` for weights"),
+        Placement::Slots => Some("the slots of a node are its share"),
+        Placement::Range => Some("the split points decide what a node gets"),
+        Placement::Ketama
+        | Placement::KetamaTwemproxy
+        | Placement::KetamaLibmemcached
+        | Placement::Modula
+        | Placement::Rendezvous
+        | Placement::Maglev => None,
+    }
+}
+
+fn default_hash(placement: Placement) -> KeyHash {
+    match placement {
+        Placement::KetamaTwemproxy | Placement::Modula => KeyHash::Fnv1a64,
+        Placement::KetamaLibmemcached => KeyHash::Md5,
+        Placement::Slots => KeyHash::Crc16,
+        Placement::Ketama | Placement::Rendezvous | Placement::Maglev | Placement::Jump | Placement::Range => {
+            KeyHash::Xxh3
+        }
+    }
+}
+
+fn default_hash_tag(placement: Placement) -> Option<(u8, u8)> {
+    match placement {
+        Placement::Ketama | Placement::Rendezvous | Placement::Maglev | Placement::Jump | Placement::Slots => {
+            Some((b'{', b'}'))
+        }
+        Placement::KetamaTwemproxy | Placement::KetamaLibmemcached | Placement::Modula | Placement::Range => None,
+    }
+}
+
+fn slot_range(text: &str) -> Option<(u16, u16)> {
+    let number = |text: &str| -> Option<u16> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten().filter(|slot| *slot < SLOTS)
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    (first <= last).then_some((first, last))
+}
