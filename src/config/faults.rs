@@ -122,11 +122,11 @@ impl Faults {
             groups.push(group);
         }
         // One report each: groups of one report would be drawn as one story.
-        let mut rendered: Vec<String> = groups.into_iter().map(|group| renderer.render(&[group])).collect();
+        let mut reports: Vec<String> = groups.into_iter().map(|group| renderer.render(&[group])).collect();
         if let Some(hidden) = self.list.len().checked_sub(SHOWN_MAX).filter(|hidden| 0 < *hidden) {
-            rendered.push(format!("… and {hidden} more"));
+            reports.push(format!("… and {hidden} more"));
         }
-        rendered.join("\n\n")
+        reports.join("\n\n")
     }
 
     /// A span that the renderer can take: within the text, on character boundaries.

@@ -324,8 +324,8 @@ pub(super) struct RingTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) placement: Option<At<Placement>>,
     /// The hash of the sharding key. Default: what the placement's own world uses: `fnv1a_64` for `ketama-twemproxy`
-    /// and `modula`, `md5` for `ketama-libmemcached`, `crc16` for `slots`, else `xxh3`. `range` has none. A change
-    /// moves most keys.
+    /// and `modula`, `md5` for `ketama-libmemcached`, `xxh64` for `maglev`, `crc16` for `slots`, else `xxh3`. `range`
+    /// has none. A change moves most keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hash: Option<At<KeyHash>>,
     /// Two characters, such as `{}`: if a key holds something between them, only that is hashed, so keys that share
@@ -354,13 +354,14 @@ pub(super) struct NodeTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<At<String>>,
     /// The node's part of the keys relative to the others. Only placements that honour weights accept other than 1.
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) weight: At<u32>,
     /// Where the node is, such as a rack or an availability zone. Shown by `route` and `plan`.
     #[schemars(length(min = 1, max = 128))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) zone: Option<String>,
-    /// What is hashed for this node's places on the ring, if not `name`. For fleets whose ring was made of other names.
+    /// What is hashed for this node's place on the ring, if not `name`. For fleets whose ring was made of other names.
+    /// Only for placements that hash names: not `jump`, `slots` and `range`.
     #[schemars(length(min = 1, max = 256))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ring_name: Option<At<String>>,

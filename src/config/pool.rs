@@ -13,13 +13,10 @@ use super::faults::Fault;
 use super::file::{At, BreakerTable, NodeTable, PoolTable, RingTable};
 use super::secret::Secret;
 use super::{Breaker, Node, Pool, Timeouts};
-use crate::ring::{KeyHash, Member, Placement, Ring, RingSpec, ShardKey};
+use crate::ring::{Member, Placement, Ring, RingError, RingSpec, ShardKey};
 
 /// The most hash slots there are: Redis Cluster's number.
 const SLOTS: u16 = 16_384;
-
-/// The most lines that one `slots` key may have.
-const SLOT_RANGES_MAX: usize = SLOTS as usize;
 
 impl Check<'_> {
     /// Checks one pool.
@@ -35,14 +32,9 @@ impl Check<'_> {
         self.user_has_password(table.username.as_ref(), has_password);
         let placement = table.ring.placement.as_ref().map_or(Placement::Ketama, |placement| placement.value);
         self.unique(&table.node);
-        let mut nodes = Vec::new();
-        let mut members = Vec::new();
-        for node in &table.node {
-            members.push(self.member(node, placement));
-            nodes.push(self.node(node, table, password.as_ref()));
-        }
+        let nodes: Vec<_> = table.node.iter().map(|node| self.node(node, table, password.as_ref())).collect();
         let breaker = self.breaker(&table.breaker);
-        let ring = self.ring(&table.ring, placement, members, table);
+        let ring = self.ring(table, placement);
         Some(Pool {
             name: table.name.as_ref()?.value.clone(),
             protocol: table.protocol,
@@ -123,54 +115,24 @@ impl Check<'_> {
     }
 
     fn member(&mut self, table: &NodeTable, placement: Placement) -> Option<Member> {
-        let faults_before = self.faults.len();
-        if table.weight.value != 1
-            && let Some(why) = ignores_weights(placement)
-        {
+        if let Some(ring_name) = table.ring_name.as_ref().filter(|_| !placement.uses_names()) {
             self.push(
-                Fault::new(&table.weight.span, format!("placement `{placement}` has no use for a weight")).help(why),
+                Fault::new(&ring_name.span, format!("placement `{placement}` hashes no names")).help("remove it"),
             );
         }
-        if let Some(slots) = table.slots.as_ref().filter(|_| placement != Placement::Slots) {
-            self.push(
-                Fault::new(&slots.span, format!("placement `{placement}` has no use for `slots`"))
-                    .help("remove it, or set `placement = \"slots\"` in `[pool.ring]`"),
-            );
-        }
-        if let Some(start) = table.range_start.as_ref().filter(|_| placement != Placement::Range) {
-            self.push(
-                Fault::new(&start.span, format!("placement `{placement}` has no use for `range_start`"))
-                    .help("remove it, or set `placement = \"range\"` in `[pool.ring]`"),
-            );
-        }
-        let name = table.name.as_ref();
-        if let Some(name) = name {
-            let lacking = match placement {
-                Placement::Slots if table.slots.is_none() => Some("add `slots = [\"0-16383\"]`, or this node's part"),
-                Placement::Range if table.range_start.is_none() => {
-                    Some("add `range_start = \"…\"`, the first key that is this node's; `\"\"` for the first node")
-                }
-                _ => None,
-            };
-            if let Some(help) = lacking {
-                self.push(Fault::new(&name.span, "the node is given no keys").label("this one").help(help));
-            }
-        }
-        let slots = table.slots.as_ref().map(|slots| self.slots(&slots.value)).unwrap_or_default();
-        let name = name?.value.clone();
-        (self.faults.len() == faults_before).then(|| Member {
-            name,
+        Some(Member {
             weight: table.weight.value,
             zone: table.zone.clone(),
-            slots,
+            slots: table.slots.as_ref().map(|slots| self.slots(&slots.value)).unwrap_or_default(),
             range_start: table.range_start.as_ref().map(|start| start.value.as_bytes().to_vec()),
             ring_name: table.ring_name.as_ref().map(|name| name.value.clone()),
+            ..Member::new(&table.name.as_ref()?.value)
         })
     }
 
     fn slots(&mut self, texts: &[At<String>]) -> Vec<(u16, u16)> {
         let mut ranges = Vec::new();
-        for text in texts.iter().take(SLOT_RANGES_MAX) {
+        for text in texts {
             match slot_range(&text.value) {
                 Some(range) => ranges.push(range),
                 None => self.push(
@@ -203,31 +165,81 @@ impl Check<'_> {
         })
     }
 
-    fn ring(
-        &mut self,
-        table: &RingTable,
-        placement: Placement,
-        members: Vec<Option<Member>>,
-        pool: &PoolTable,
-    ) -> Option<RingSpec> {
+    fn ring(&mut self, pool: &PoolTable, placement: Placement) -> Option<RingSpec> {
+        let table = &pool.ring;
         if let Some(hash) = table.hash.as_ref().filter(|_| placement == Placement::Range) {
             self.push(
                 Fault::new(&hash.span, "placement `range` does not hash keys").help("remove `hash`: keys are compared"),
             );
         }
         let shard_key = self.shard_key(table, placement)?;
-        let hash = table.hash.as_ref().map_or_else(|| default_hash(placement), |hash| hash.value);
-        let spec = RingSpec { placement, hash, shard_key, members: members.into_iter().collect::<Option<_>>()? };
-        if spec.members.is_empty() || self.faults.any_within(&extent(pool)) {
-            return Some(spec); // What is wrong has been said; the ring would only say it again.
+        let hash = table.hash.as_ref().map_or_else(|| placement.default_hash(), |hash| hash.value);
+        let members: Vec<_> = pool.node.iter().filter_map(|node| self.member(node, placement)).collect();
+        let spec = RingSpec { placement, hash, shard_key, members };
+        // A node that lost its name or its slots to another fault leaves gaps that are none.
+        let whole = spec.members.len() == pool.node.len() && !self.faults.any_within(&extent(pool));
+        for error in spec.faults() {
+            self.ring_error(&error, pool, whole);
         }
-        if let Err(error) = Ring::build(spec.clone()) {
-            let place = table.placement.as_ref().map(|placement| &placement.span);
-            let place = place.or(pool.name.as_ref().map(|name| &name.span)).cloned().unwrap_or(0..0);
-            self.push(Fault::new(&place, "these nodes do not make a ring").label(error.to_string()));
-            return None;
+        if self.faults.is_empty()
+            && let Err(error) = Ring::build(spec.clone())
+        {
+            self.ring_error(&error, pool, true);
         }
         Some(spec)
+    }
+
+    /// Blames the setting of the node that the ring names. What is wrong with the ring as a whole is only said when it
+    /// is `whole`. Names that occur twice have been blamed before.
+    fn ring_error(&mut self, error: &RingError, pool: &PoolTable, whole: bool) {
+        let of_the_whole = matches!(
+            error,
+            RingError::Empty
+                | RingError::TooManyMembers { .. }
+                | RingError::TooMuchWeight { .. }
+                | RingError::SlotsMissing { .. }
+                | RingError::RangeGap { .. }
+        );
+        if of_the_whole && !whole {
+            return;
+        }
+        let span = |name: &String, setting: fn(&NodeTable) -> Span| {
+            pool.node.iter().find(|node| node.name.as_ref().is_some_and(|at| at.value == *name)).and_then(setting)
+        };
+        let (blamed, related) = match error {
+            // Names were compared and the texts of slots refused as they were read.
+            RingError::DuplicateName { .. }
+            | RingError::DuplicateRingName { .. }
+            | RingError::EmptyName { .. }
+            | RingError::BadSlots { .. } => return,
+            RingError::Empty
+            | RingError::TooManyMembers { .. }
+            | RingError::TooMuchWeight { .. }
+            | RingError::SlotsMissing { .. } => (None, None),
+            RingError::ZeroWeight { name } | RingError::WeightIgnored { name, .. } => (span(name, weight_span), None),
+            RingError::SlotsIgnored { name, .. } => (span(name, slots_span), None),
+            RingError::SlotOverlap { name, other, .. } => (span(name, slots_span), span(other, slots_span)),
+            RingError::RangeStartMissing { name } => (span(name, name_span), None),
+            RingError::RangeIgnored { name, .. } | RingError::RangeGap { name, .. } => {
+                (span(name, range_start_span), None)
+            }
+            RingError::RangeStartTwice { name, other, .. } => {
+                (span(name, range_start_span), span(other, range_start_span))
+            }
+        };
+        let general = || pool.ring.placement.as_ref().map(|at| at.span.clone()).or(pool.name.as_ref().map(span_of));
+        let message = error.to_string();
+        // The ring says what is wrong and, after the last colon, what mends it.
+        let (title, help) =
+            message.rsplit_once(": ").map_or((message.as_str(), None), |(title, help)| (title, Some(help)));
+        let mut fault = Fault::new(&blamed.or_else(general).unwrap_or(0..0), title);
+        if let Some(help) = help {
+            fault = fault.help(help);
+        }
+        if let Some(related) = related {
+            fault = fault.related(&related, "the other one");
+        }
+        self.push(fault);
     }
 
     fn shard_key(&mut self, table: &RingTable, placement: Placement) -> Option<ShardKey> {
@@ -271,41 +283,37 @@ impl Check<'_> {
     }
 }
 
+type Span = Option<Range<usize>>;
+
+fn span_of<T>(at: &At<T>) -> Range<usize> {
+    at.span.clone()
+}
+
+fn name_span(node: &NodeTable) -> Span {
+    node.name.as_ref().map(span_of)
+}
+
+fn weight_span(node: &NodeTable) -> Span {
+    Some(span_of(&node.weight))
+}
+
+fn slots_span(node: &NodeTable) -> Span {
+    node.slots.as_ref().map(span_of)
+}
+
+fn range_start_span(node: &NodeTable) -> Span {
+    node.range_start.as_ref().map(span_of)
+}
+
 /// The bytes of the file from a pool's first blamable setting to its last.
 fn extent(pool: &PoolTable) -> Range<usize> {
     let nodes = pool.node.iter().flat_map(|node| {
-        [node.name.as_ref(), node.address.as_ref(), node.ring_name.as_ref(), node.range_start.as_ref()]
+        let texts = [&node.name, &node.address, &node.ring_name, &node.range_start].map(|at| at.as_ref().map(span_of));
+        texts.into_iter().chain([slots_span(node), weight_span(node)])
     });
-    let spans = nodes.chain([pool.name.as_ref(), pool.ring.hash_tag.as_ref()]).flatten().map(|text| text.span.clone());
-    let spans: Vec<_> = spans.filter(|span| !span.is_empty()).collect();
-    let start = spans.iter().map(|span| span.start).min().unwrap_or(0);
-    start..spans.iter().map(|span| span.end).max().unwrap_or(0)
-}
-
-/// Why a weight would do nothing, for the placements where that is so.
-fn ignores_weights(placement: Placement) -> Option<&'static str> {
-    match placement {
-        Placement::Jump => Some("jump gives every node the same share; take `rendezvous` or `ketama` for weights"),
-        Placement::Slots => Some("the slots of a node are its share"),
-        Placement::Range => Some("the split points decide what a node gets"),
-        Placement::Ketama
-        | Placement::KetamaTwemproxy
-        | Placement::KetamaLibmemcached
-        | Placement::Modula
-        | Placement::Rendezvous
-        | Placement::Maglev => None,
-    }
-}
-
-fn default_hash(placement: Placement) -> KeyHash {
-    match placement {
-        Placement::KetamaTwemproxy | Placement::Modula => KeyHash::Fnv1a64,
-        Placement::KetamaLibmemcached => KeyHash::Md5,
-        Placement::Slots => KeyHash::Crc16,
-        Placement::Ketama | Placement::Rendezvous | Placement::Maglev | Placement::Jump | Placement::Range => {
-            KeyHash::Xxh3
-        }
-    }
+    let placement = pool.ring.placement.as_ref().map(span_of);
+    let spans = nodes.chain([pool.name.as_ref().map(span_of), placement]).flatten().filter(|span| !span.is_empty());
+    spans.reduce(|whole, span| whole.start.min(span.start)..whole.end.max(span.end)).unwrap_or(0..0)
 }
 
 fn default_hash_tag(placement: Placement) -> Option<(u8, u8)> {

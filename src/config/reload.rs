@@ -1,6 +1,6 @@
 //! What a new configuration cannot change in a running process.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::Config;
@@ -14,16 +14,13 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     if old.admin.bind != new.admin.bind {
         names.push("admin.bind".to_owned());
     }
-    let (before, after) = (addresses(old), addresses(new));
-    let listeners: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    for name in listeners {
-        if before.get(name) != after.get(name) {
-            names.push(format!("listener.bind of `{name}`"));
-        }
+    // By address, not by name: a listener may be renamed, and two may change places.
+    for address in addresses(old).symmetric_difference(&addresses(new)) {
+        names.push(format!("listener.bind {address}"));
     }
     names
 }
 
-fn addresses(config: &Config) -> BTreeMap<&str, SocketAddr> {
-    config.listeners.iter().map(|listener| (listener.name.as_str(), listener.bind)).collect()
+fn addresses(config: &Config) -> BTreeSet<SocketAddr> {
+    config.listeners.iter().map(|listener| listener.bind).collect()
 }

@@ -1,10 +1,9 @@
 //! twemproxy's `nutcracker.yml` as a configuration of ours: the same ports, the same pools, the same key on the same
 //! server.
 //!
-//! Placement is the part that must not be wrong, and twemproxy does not write down all of it. What it hashes for a
-//! server without a name, and in which order it counts servers, was observed on nutcracker 0.5.0 and is in
-//! [`ring_name`] and [`in_ring_order`]. Everything else is translated where we have the same thing and left as a
-//! comment where we have not.
+//! Placement is the part that must not be wrong, and twemproxy does not write down all of it: what it hashes for a
+//! server without a name was observed on nutcracker 0.5.0 and is in [`ring_name`]. Everything else is translated where
+//! we have the same thing and left as a comment where we have not.
 //!
 //! # Invariants
 //! - The result is a file that [`super::check_text`] accepts; whatever stands in the way is a fault of the original.
@@ -320,7 +319,6 @@ impl Import<'_> {
                 ),
             }
         }
-        in_ring_order(&mut servers);
         for Server { name, ring_name, address, weight } in &servers {
             let (name, address) = (quoted(name), quoted(address));
             let _infallible = write!(out, "\n[[pool.node]]\nname = {name}\naddress = {address}\nweight = {weight}\n");
@@ -364,13 +362,6 @@ fn ring_name(host: &str, port: Option<&str>) -> String {
         Some(port) => format!("{host}:{port}"),
         None => format!("{host}:"),
     }
-}
-
-/// Puts servers in the order in which twemproxy counts them, which decides where `modula` sends a key: it sorts them by
-/// what it hashes, shorter ones first.
-fn in_ring_order(servers: &mut [Server]) {
-    let hashed = |server: &Server| server.ring_name.clone().unwrap_or_else(|| server.name.clone());
-    servers.sort_by_cached_key(|server| (hashed(server).len(), hashed(server)));
 }
 
 /// The environment variable for a pool's password.

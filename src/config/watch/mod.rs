@@ -37,7 +37,7 @@ const QUIET_WAIT_MAX: Duration = Duration::from_secs(2);
 /// links that lead through directories that are not watched.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How many symlinks in a row are followed; Linux itself stops at 40 (path_resolution(7)).
+/// How many symlinks in a row are followed; Linux itself stops at 40 (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;
 
 /// Why to load the file again.

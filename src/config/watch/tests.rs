@@ -18,7 +18,7 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let path = make(directory.path());
         let seen = content_hash(&fs::read(&path).unwrap());
-        let mut watch = Watch::with_poll_interval(&path, seen, Duration::from_secs(3_600));
+        let mut watch = Watch::with_poll_interval(&path, seen, Duration::from_hours(1));
         // The look at the start finds nothing new.
         assert!(timeout(Duration::from_millis(10), watch.changed()).await.is_err());
         Self { directory, path, watch }
