@@ -1,0 +1,159 @@
+//! Addresses as people write them: of stores, and of our own ports.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where a store listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A TCP port. The host may be a DNS name, to be looked up at every connect.
+    Tcp {
+        /// An IP address without brackets, or a DNS name.
+        host: String,
+        /// Never 0.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why an address was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// `rediss://`.
+    #[error("TLS to stores comes with a later version")]
+    Tls,
+    /// `http://` and `https://`.
+    #[error("HTTP stores come with a later version")]
+    Http,
+    /// Any other scheme.
+    #[error("only `redis://` and `unix:` addresses are known")]
+    Scheme,
+    /// A user or password inside the address.
+    #[error("an address holds no user or password: use `username` and `password_file` or `password_env`")]
+    Credentials,
+    /// A path or database number after the port.
+    #[error("nothing may follow the port: databases other than 0 are not served")]
+    Trailing,
+    /// No port, or not a number from 1 to 65535.
+    #[error("an address ends in a port from 1 to 65535, such as `10.0.0.1:6379`")]
+    Port,
+    /// No host, or characters that no host has.
+    #[error("the host must be a name or an IP address, IPv6 in brackets as in `[::1]:6379`")]
+    Host,
+    /// A relative or empty path of a Unix socket.
+    #[error("the path of a Unix socket must be absolute, as in `unix:/run/redis.sock`")]
+    SocketPath,
+}
+
+impl std::str::FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            // 107 bytes and a NUL fit into `sockaddr_un` (unix(7)).
+            let good = path.starts_with('/') && path.len() <= 107 && !path.contains('\0');
+            return if good { Ok(Self::Unix(PathBuf::from(path))) } else { Err(AddressError::SocketPath) };
+        }
+        let authority = match text.split_once("://") {
+            Some(("redis", rest)) => rest,
+            Some(("rediss", _)) => return Err(AddressError::Tls),
+            Some(("http" | "https", _)) => return Err(AddressError::Http),
+            Some(_) => return Err(AddressError::Scheme),
+            None => text,
+        };
+        if authority.contains('@') {
+            return Err(AddressError::Credentials);
+        }
+        let (authority, rest) = authority.split_once('/').unwrap_or((authority, ""));
+        if !rest.is_empty() && rest != "0" {
+            return Err(AddressError::Trailing);
+        }
+        let (host, port) = authority.rsplit_once(':').ok_or(AddressError::Port)?;
+        let port = port_number(port).filter(|port| *port != 0).ok_or(AddressError::Port)?;
+        Ok(Self::Tcp { host: host_name(host)?, port })
+    }
+}
+
+/// Digits alone: `u16::from_str` would take a plus sign too.
+fn port_number(text: &str) -> Option<u16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn host_name(text: &str) -> Result<String, AddressError> {
+    if let Some(inner) = text.strip_prefix('[') {
+        let inner = inner.strip_suffix(']').ok_or(AddressError::Host)?;
+        return inner.parse::<std::net::Ipv6Addr>().map(|host| host.to_string()).map_err(|_| AddressError::Host);
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if text.is_empty() || 253 < text.len() || !text.bytes().all(allowed) {
+        return Err(AddressError::Host);
+    }
+    // A host of digits and dots alone is meant as an IP address: a typing error must not become a DNS look-up.
+    let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if numeric && text.parse::<std::net::Ipv4Addr>().is_err() {
+        return Err(AddressError::Host);
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// The address of a port of our own, and why it is not one.
+pub(super) fn bind(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| match text.rsplit_once(':') {
+        Some(("localhost", port)) => format!("write the IP address: `127.0.0.1:{port}`"),
+        Some(("" | "*", port)) => format!("write the IP address: `0.0.0.0:{port}` for every interface"),
+        _ => "an IP address and a port, such as `127.0.0.1:6380` or `[::1]:6380`".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, want: &str) {
+        let got = text.parse::<Address>().map_or_else(|error| format!("{error:?}"), |address| address.to_string());
+        assert_eq!(got, want, "{text}");
+    }
+
+    #[test]
+    fn addresses_of_stores() {
+        check("10.0.0.1:6379", "10.0.0.1:6379");
+        check("redis://Cache.example:6379", "cache.example:6379");
+        check("redis://cache:6379/", "cache:6379");
+        check("redis://cache:6379/0", "cache:6379");
+        check("[::1]:6379", "[::1]:6379");
+        check("[0:0::1]:6379", "[::1]:6379");
+        check("unix:/run/redis.sock", "unix:/run/redis.sock");
+        check("unix:///run/redis.sock", "unix:/run/redis.sock");
+        check("unix:run/redis.sock", "SocketPath");
+        check("rediss://cache:6379", "Tls");
+        check("https://cache:443", "Http");
+        check("memcached://cache:11211", "Scheme");
+        check("redis://user:secret@cache:6379", "Credentials");
+        check("redis://cache:6379/3", "Trailing");
+        check("cache", "Port");
+        check("cache:0", "Port");
+        check("cache:65536", "Port");
+        check("cache:+6379", "Port");
+        check("cache:", "Port");
+        check(":6379", "Host");
+        check("::1:6379", "Host");
+        check("[::1:6379", "Host");
+        check("10.0.0.256:6379", "Host");
+        check("a b:6379", "Host");
+        check("", "Port");
+    }
+}

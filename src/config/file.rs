@@ -1,0 +1,433 @@
+//! The file as written: one struct a table, one field a key, a doc comment a setting.
+//!
+//! This is the one source of every key: [`super::schema`] derives the JSON Schema from it, [`super::shape`] walks a
+//! document against that schema, [`super::reference`] prints it for people, and serde reads it. Defaults are in the
+//! `Default` of a table and bounds in its `range`, so neither is repeated in prose.
+//!
+//! # Invariants
+//! - A document that [`super::shape`] has walked and pruned always deserializes.
+//! - What a table requires is an `Option` here, marked by `required`: the walk has reported it as missing, and the
+//!   check looks past it.
+//! - No field holds a secret: secrets are named by file or environment variable.
+
+use std::ops::Range;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ring::{KeyHash, Placement};
+
+/// A value and the bytes of the file that spell it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) span: Range<usize>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        toml::Spanned::<T>::deserialize(deserializer)
+            .map(|spanned| Self { span: spanned.span(), value: spanned.into_inner() })
+    }
+}
+
+impl<T: Serialize> Serialize for At<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// What quoit is told: who listens, which pools of stores there are, and how keys are placed on their nodes.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    /// Settings of the whole process.
+    pub(super) proxy: ProxyTable,
+    /// The port for metrics, health and reloads.
+    pub(super) admin: AdminTable,
+    /// One port for clients. At least one is needed.
+    #[schemars(extend("required" = true), length(min = 1))]
+    pub(super) listener: Vec<ListenerTable>,
+    /// One set of stores that share a ring. At least one is needed.
+    #[schemars(extend("required" = true), length(min = 1))]
+    pub(super) pool: Vec<PoolTable>,
+}
+
+/// Settings of the whole process.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ProxyTable {
+    /// How many workers serve clients, each on a thread of its own with its own connections to every node. Default:
+    /// one per core. More than the cores only costs memory and connections; fewer leaves cores to others on the
+    /// machine. A change needs a restart.
+    #[schemars(range(min = 1, max = 256))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workers: Option<usize>,
+    /// How many clients may be connected at once, over all listeners. The next one is refused with an error. An idle
+    /// client costs about a kilobyte of memory and one file descriptor.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) clients_max: usize,
+    /// How many bytes all buffers of the process may hold together. Beyond it new requests are answered with an
+    /// overload error, so that the proxy never runs the machine out of memory. Less refuses sooner when clients or
+    /// stores are slow.
+    #[schemars(range(min = 16_777_216u64, max = 1_099_511_627_776u64))]
+    pub(super) memory_bytes_max: u64,
+    /// How long a shutdown waits for accepted requests to be answered before it closes their connections. Set it
+    /// below the grace period of whatever supervises the process.
+    #[schemars(range(min = 1, max = 3_600_000u64))]
+    pub(super) drain_timeout_ms: u64,
+    /// How many connections to stores the process may open in one second, over all nodes. It keeps a fleet of
+    /// proxies from holding down a store that is coming back. Less recovers more slowly.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) connects_per_second_max: u32,
+}
+
+impl Default for ProxyTable {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            clients_max: 10_000,
+            memory_bytes_max: 1 << 30,
+            drain_timeout_ms: 10_000,
+            connects_per_second_max: 1_000,
+        }
+    }
+}
+
+/// The port for metrics, health and reloads: HTTP, for operators and their tools.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AdminTable {
+    /// IP address and port, or `off`. Other than on loopback a token is required. A change needs a restart.
+    pub(super) bind: At<String>,
+    /// File that holds the token which requests that change something must carry (`Authorization: Bearer …`). A
+    /// relative path starts at the directory of this file. One trailing newline is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<At<String>>,
+    /// Environment variable that holds the token, instead of `token_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_env: Option<At<String>>,
+}
+
+impl Default for AdminTable {
+    fn default() -> Self {
+        let bind = At { value: "127.0.0.1:9380".to_owned(), span: 0..0 };
+        Self { bind, token_file: None, token_env: None }
+    }
+}
+
+/// A protocol that clients or stores speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// RESP2 and RESP3, as Redis and Valkey speak it.
+    #[default]
+    Redis,
+}
+
+/// One port for clients.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ListenerTable {
+    /// What logs and metrics call this listener. Default: the address in `bind`, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<At<String>>,
+    /// IP address and port to listen on, such as `127.0.0.1:6380` or `[::]:6380`. A change needs a restart.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) bind: Option<At<String>>,
+    /// What clients speak here.
+    pub(super) protocol: Protocol,
+    /// Name of the pool that serves every key no route takes.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pool: Option<At<String>>,
+    /// Sends the keys with a prefix to another pool. The longest matching prefix wins; the order in the file does
+    /// not matter.
+    pub(super) route: Vec<RouteTable>,
+    /// File that holds the password which clients must give by `AUTH` or `HELLO` before anything else. Default: no
+    /// password is asked for. A relative path starts at the directory of this file. One trailing newline is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<At<String>>,
+    /// Environment variable that holds the password, instead of `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_env: Option<At<String>>,
+    /// How many bytes of one request are accepted at most. 512 MiB is the limit of Redis itself. Less protects the
+    /// stores from mistakes.
+    #[schemars(range(min = 1_024u64, max = 536_870_912u64))]
+    pub(super) request_bytes_max: u64,
+    /// How many bytes of one request are held whole, where that is needed to split it over nodes (`MSET`, `DEL` of
+    /// many keys). A larger one is refused with an error. Requests for one key stream through and are bounded by
+    /// `request_bytes_max` alone.
+    #[schemars(range(min = 1_024u64, max = 536_870_912u64))]
+    pub(super) query_buffer_bytes_max: u64,
+    /// How many bytes of replies may wait for one client that does not read them. Beyond it the proxy stops reading
+    /// from that client; if the client still does not read, it is disconnected. More lets slow clients hold more
+    /// memory.
+    #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
+    pub(super) client_output_bytes_max: u64,
+    /// How many keys one command may name. A command with more is refused with an error before anything is sent.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) keys_per_command_max: usize,
+    /// How many bytes the merged reply of one split command may have, as with `MGET` over several nodes. A larger
+    /// one becomes an error. Less bounds memory; replies that come from one node alone are not counted.
+    #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
+    pub(super) multi_key_reply_bytes_max: u64,
+    /// How long a client may be silent before it is disconnected. Default: for ever, as in Redis.
+    #[schemars(range(min = 1_000u64, max = 604_800_000u64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) idle_timeout_ms: Option<u64>,
+}
+
+impl Default for ListenerTable {
+    fn default() -> Self {
+        Self {
+            name: None,
+            bind: None,
+            protocol: Protocol::Redis,
+            pool: None,
+            route: Vec::new(),
+            password_file: None,
+            password_env: None,
+            request_bytes_max: 512 << 20,
+            query_buffer_bytes_max: 64 << 20,
+            client_output_bytes_max: 64 << 20,
+            keys_per_command_max: 100_000,
+            multi_key_reply_bytes_max: 64 << 20,
+            idle_timeout_ms: None,
+        }
+    }
+}
+
+/// Sends the keys with a prefix to another pool.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RouteTable {
+    /// What a key starts with to be taken by this route.
+    #[schemars(extend("required" = true), length(min = 1, max = 1_024))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prefix: Option<At<String>>,
+    /// Name of the pool that serves these keys.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pool: Option<At<String>>,
+    /// What the store sees in place of the prefix: `""` strips it. Default: the key is sent as it came.
+    #[schemars(length(max = 1_024))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) replace_prefix: Option<String>,
+}
+
+/// One set of stores that share a ring.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PoolTable {
+    /// What listeners, routes, logs and metrics call this pool.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<At<String>>,
+    /// What the stores speak.
+    pub(super) protocol: Protocol,
+    /// On how many nodes each key is kept. This version accepts 1 alone.
+    #[schemars(range(min = 1, max = 7))]
+    pub(super) replicas: At<u32>,
+    /// How keys are placed on nodes.
+    pub(super) ring: RingTable,
+    /// One store. At least one is needed.
+    #[schemars(extend("required" = true), length(min = 1, max = 4_096))]
+    pub(super) node: Vec<NodeTable>,
+    /// User name for every node that does not name its own. Default: Redis's `default` user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) username: Option<At<String>>,
+    /// File that holds the password for every node that does not name its own. A relative path starts at the
+    /// directory of this file. One trailing newline is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<At<String>>,
+    /// Environment variable that holds that password, instead of `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_env: Option<At<String>>,
+    /// How long opening a connection to a node may take, name look-up and authentication included. Less notices a
+    /// dead machine sooner; too little never connects over a slow network.
+    #[schemars(range(min = 1, max = 60_000u64))]
+    pub(super) connect_timeout_ms: u64,
+    /// How long a request may wait in the proxy before it is sent to its node. Waiting here says nothing about the
+    /// node, so it does not count against its health.
+    #[schemars(range(min = 1, max = 600_000u64))]
+    pub(super) queue_timeout_ms: u64,
+    /// How long a node may take to answer a request that was sent. Afterwards the client gets an error and the
+    /// connection is given up, since its later replies can no longer be told apart. Too little punishes slow
+    /// commands; more keeps clients waiting on a node that hangs.
+    #[schemars(range(min = 1, max = 600_000u64))]
+    pub(super) service_timeout_ms: u64,
+    /// How many connections each worker keeps to each node. A key always travels on the same one. The store sees
+    /// workers × this number from every proxy. One is enough unless a single connection is busy all the time.
+    #[schemars(range(min = 1, max = 64))]
+    pub(super) connections_per_node: usize,
+    /// How many bytes may wait unsent for one node in each worker. Beyond it requests for that node are answered
+    /// with an overload error. Less bounds memory; more rides out longer stalls.
+    #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
+    pub(super) queue_bytes_max: usize,
+    /// How many requests may be unanswered on one node in each worker. Beyond it requests for that node are answered
+    /// with an overload error.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub(super) in_flight_max: usize,
+    /// From which size on a value streams through instead of being gathered in a buffer. Less saves memory with many
+    /// big values; more saves system calls.
+    #[schemars(range(min = 16_384u64, max = 536_870_912u64))]
+    pub(super) stream_threshold_bytes: usize,
+    /// When the proxy stops sending to a node that fails, and how it comes back. Its keys fail at once meanwhile; they
+    /// are never served by another node.
+    pub(super) breaker: BreakerTable,
+}
+
+impl Default for PoolTable {
+    fn default() -> Self {
+        Self {
+            name: None,
+            protocol: Protocol::Redis,
+            replicas: At { value: 1, span: 0..0 },
+            ring: RingTable::default(),
+            node: Vec::new(),
+            username: None,
+            password_file: None,
+            password_env: None,
+            connect_timeout_ms: 1_000,
+            queue_timeout_ms: 1_000,
+            service_timeout_ms: 5_000,
+            connections_per_node: 1,
+            queue_bytes_max: 16 << 20,
+            in_flight_max: 100_000,
+            stream_threshold_bytes: 1 << 20,
+            breaker: BreakerTable::default(),
+        }
+    }
+}
+
+/// How keys are placed on nodes.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RingTable {
+    /// The rule that gives a key its node. Default: `ketama`, which moves the least when nodes come and go and honours
+    /// weights. The `ketama-twemproxy`, `ketama-libmemcached` and `modula` placements agree with existing fleets of
+    /// those programs; `slots` with Redis Cluster. A change moves most keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) placement: Option<At<Placement>>,
+    /// The hash of the sharding key. Default: what the placement's own world uses: `fnv1a_64` for `ketama-twemproxy`
+    /// and `modula`, `md5` for `ketama-libmemcached`, `xxh64` for `maglev`, `crc16` for `slots`, else `xxh3`. `range`
+    /// has none. A change moves most keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hash: Option<At<KeyHash>>,
+    /// Two characters, such as `{}`: if a key holds something between them, only that is hashed, so keys that share
+    /// it share a node. `""` hashes whole keys. Default: `{}` as in Redis Cluster, but whole keys for
+    /// `ketama-twemproxy`, `ketama-libmemcached`, `modula` and `range`, as their own programs do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hash_tag: Option<At<String>>,
+    /// A regular expression instead of `hash_tag`: its first group, or else its whole match, is what is hashed. A key
+    /// that does not match is hashed whole. It runs once a request: keep it simple.
+    #[schemars(length(min = 1, max = 1_024))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_regex: Option<At<String>>,
+}
+
+/// One store.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct NodeTable {
+    /// The identity of the node on the ring. The address may change and nothing moves; a new name is a new node.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<At<String>>,
+    /// Where the store listens: `host:port`, `redis://host:port` or `unix:/path/to/socket`. A host name is looked up
+    /// again at every new connection.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<At<String>>,
+    /// The node's part of the keys relative to the others. Only placements that honour weights accept other than 1.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) weight: At<u32>,
+    /// Where the node is, such as a rack or an availability zone. Shown by `route` and `plan`.
+    #[schemars(length(min = 1, max = 128))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) zone: Option<String>,
+    /// What is hashed for this node's place on the ring, if not `name`. For fleets whose ring was made of other names.
+    /// Only for placements that hash names: not `jump`, `slots` and `range`.
+    #[schemars(length(min = 1, max = 256))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ring_name: Option<At<String>>,
+    /// With placement `slots`: the hash slots of this node, each a number or a range such as `"0-5460"`. All 16,384
+    /// must be given to exactly one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) slots: Option<At<Vec<At<String>>>>,
+    /// With placement `range`: the first key that is this node's. Exactly one node starts at `""`.
+    #[schemars(length(max = 1_024))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) range_start: Option<At<String>>,
+    /// User name for this node. Default: that of the pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) username: Option<At<String>>,
+    /// File that holds the password for this node. Default: that of the pool. A relative path starts at the directory
+    /// of this file. One trailing newline is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<At<String>>,
+    /// Environment variable that holds that password, instead of `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_env: Option<At<String>>,
+}
+
+impl Default for NodeTable {
+    fn default() -> Self {
+        Self {
+            name: None,
+            address: None,
+            weight: At { value: 1, span: 0..0 },
+            zone: None,
+            ring_name: None,
+            slots: None,
+            range_start: None,
+            username: None,
+            password_file: None,
+            password_env: None,
+        }
+    }
+}
+
+/// When the proxy stops sending to a node that fails, and how it comes back.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct BreakerTable {
+    /// How many requests in a row must fail before the node is left alone. Fewer fails fast sooner; more forgives
+    /// short trouble.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) failures: u32,
+    /// How long to wait before the first probe of a failed node. Each failed probe doubles the wait, with jitter.
+    #[schemars(range(min = 1, max = 600_000u64))]
+    pub(super) backoff_min_ms: At<u64>,
+    /// How long to wait between probes at most. Less finds a returning node sooner; more spares it.
+    #[schemars(range(min = 1, max = 600_000u64))]
+    pub(super) backoff_max_ms: At<u64>,
+    /// How long a node that came back takes until it gets all of its requests again. 0 gives them at once.
+    #[schemars(range(max = 600_000u64))]
+    pub(super) ramp_ms: u64,
+}
+
+impl Default for BreakerTable {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            backoff_min_ms: At { value: 100, span: 0..0 },
+            backoff_max_ms: At { value: 10_000, span: 0..0 },
+            ramp_ms: 1_000,
+        }
+    }
+}
