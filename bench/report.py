@@ -29,9 +29,16 @@ def figure(record, peer, name):
 
 
 def ratio(record, cell):
-    """quoit's CPU per request to that of the peer it is measured against, round by round in the same run."""
+    """quoit's CPU per request to that of the peer it is measured against, both medians of the same run."""
     ours, theirs = figure(record, "quoit", "cpu_us"), figure(record, cell.against, "cpu_us")
     return ours / theirs if ours and theirs else None
+
+
+def ratio_range(record, cell):
+    """The least and the most of the ratio in one round: a verdict that lies between them is not settled."""
+    rounds = zip(record["samples"].get("quoit", []), record["samples"].get(cell.against, []))
+    values = [a["cpu_us"] / b["cpu_us"] for a, b in rounds if b["cpu_us"]]
+    return f"{min(values):.2f}..{max(values):.2f}" if values and ratio(record, cell) else "–"
 
 
 def verdict(value, limit, at_most=True):
@@ -101,7 +108,8 @@ def load_tables(result):
         cell = BY_NAME[r["name"]]
         value = ratio(r, cell)
         goal = "–" if cell.ratio_max is None else f"≤ {cell.ratio_max:g}" + ("" if cell.against == "twemproxy-tuned" else " of stock")
-        return [r["name"], *[number(figure(r, n, "cpu_us")) for n in proxies], number(value), goal, verdict(value, cell.ratio_max)]
+        return [r["name"], *[number(figure(r, n, "cpu_us")) for n in proxies], number(value), ratio_range(r, cell), goal,
+                verdict(value, cell.ratio_max)]
 
     def user_sys(r, n):
         user, system = figure(r, n, "user_us"), figure(r, n, "sys_us")
@@ -124,7 +132,7 @@ def load_tables(result):
 
     return [
         "**Proxy CPU per request, µs** (lower is better)\n\n"
-        + table(["cell", *proxies, "ratio", "target", ""], [cpu_row(r) for r in records]),
+        + table(["cell", *proxies, "ratio", "in rounds", "target", ""], [cpu_row(r) for r in records]),
         grid("The same as user + system, µs", proxies, user_sys),
         grid("Throughput, thousand requests/s", peers,
              lambda r, n: number((figure(r, n, "rate") or 0) / 1000 or None, 1)),

@@ -31,6 +31,10 @@ from machine import Client, cpu_of, machine_cpu, memory_kib, pids_of
 HERE = os.path.dirname(os.path.abspath(__file__))
 PARTS = ["load", "syscalls", "idle", "workers"]
 SYSCALL_CELLS = ["get-32-p1", "get-32-p16", "mget10-32-p1"]
+# strace names them all; perf counts those it is told.
+SYSCALLS_NAMED = ["read", "readv", "recvfrom", "recvmsg", "write", "writev", "sendto", "sendmsg", "epoll_wait", "epoll_pwait",
+                  "epoll_pwait2", "epoll_ctl", "futex", "getpeername", "clock_gettime", "gettimeofday", "accept4"]
+TRACEFS = "/sys/kernel/tracing/events"
 STORES = 3
 WARM_UP_S = 0.3
 
@@ -186,7 +190,7 @@ class Bench:
 
     def measure_syscalls(self, peers, chosen, result):
         """A run of its own: tracing slows the proxy, so no other figure may come from it."""
-        tool = "perf" if shutil.which("perf") and os.path.exists("/sys/kernel/tracing/events/raw_syscalls") else "strace"
+        tool = "perf" if shutil.which("perf") and os.path.exists(TRACEFS + "/raw_syscalls") else "strace"
         if not shutil.which(tool):
             result["notes"].append("syscalls: neither perf with a mounted tracefs nor strace is here")
             return
@@ -209,7 +213,9 @@ class Bench:
         path = os.path.join(self.folder, "syscalls")
         pids = pids_of(running.procs)
         if tool == "perf":
-            argv = ["perf", "stat", "-x,", "-o", path, "-e", "raw_syscalls:sys_enter", "-p", ",".join(map(str, pids))]
+            events = ["raw_syscalls:sys_enter"] + ["syscalls:sys_enter_" + n for n in SYSCALLS_NAMED
+                                                   if os.path.exists(f"{TRACEFS}/syscalls/sys_enter_{n}")]
+            argv = ["perf", "stat", "-x,", "-o", path, "-e", ",".join(events), "-p", ",".join(map(str, pids))]
         else:
             argv = ["strace", "-c", "-f", "-qq", "-o", path] + [x for p in pids for x in ("-p", str(p))]
         tracer = self.processes.start(argv, self.load_cpus)
@@ -225,7 +231,8 @@ class Bench:
                 if tool == "perf":
                     fields = line.split(",")
                     if len(fields) > 2 and fields[0].isdigit():
-                        counts["all"] = int(fields[0])
+                        name = fields[2].rpartition("sys_enter")[2].lstrip("_")
+                        counts[name or "all"] = int(fields[0])
                 elif m := re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line):
                     counts["all" if m[2] == "total" else m[2]] = int(m[1])
         if "all" not in counts:
