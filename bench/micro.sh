@@ -8,6 +8,7 @@
 # Needs valgrind. A figure is the difference of two runs over the difference of their repetitions, which leaves out
 # start and setting up.
 set -eu
+[ -z "${MICRO:-}" ] || MICRO=$(realpath "$MICRO")
 cd "$(dirname "$0")/.."
 command -v valgrind >/dev/null || { echo "micro: valgrind is not installed" >&2; exit 1; }
 few=1000 many=3000

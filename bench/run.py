@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """quoit beside its peers, on this machine, over loopback only.
 
-  bench/run.py                     builds quoit, runs everything with short samples (about ten minutes)
-  bench/run.py --full              longer samples, for figures to publish (about half an hour)
+  bench/run.py                     builds quoit, runs everything with short samples (some six minutes)
+  bench/run.py --full              longer samples, for figures to publish (about twenty-five minutes)
   bench/run.py --quick             one short round: does all of it work?
   bench/run.py --perf get-32-p16   where quoit's CPU goes in a cell (needs perf)
   bench/run.py --report FILE       the tables of an earlier run again
@@ -185,6 +185,8 @@ class Bench:
                         record["errors"][peer.name] = str(e)
             for one in running.values():
                 self.processes.stop(one.procs)
+            if cell.name in self.batch_paths:
+                os.remove(self.batch_paths.pop(cell.name))
             result["load"].append(record)
             report.progress(record)
 
@@ -315,7 +317,7 @@ class Bench:
         self.load(running.port, cell, WARM_UP_S)
         path = os.path.join(self.folder, "perf.data")
         pids = ",".join(map(str, pids_of(running.procs)))
-        argv = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "1999", "-o", path, "-p", pids]
+        argv = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "997", "-o", path, "-p", pids]
         tracer = self.processes.start(argv, self.load_cpus)
         got = self.sample(running, cell, [running], max(3, self.options.seconds))
         tracer.send_signal(signal.SIGINT)
@@ -324,7 +326,8 @@ class Bench:
                               "--percent-limit", "0.5"], capture_output=True, text=True, timeout=120)
         print(f"{peer.name}, {cell.name}: {got['cpu_us']:.2f} us per request "
               f"({got['user_us']:.2f} user, {got['sys_us']:.2f} system), {got['rate']:,.0f} requests/s\n")
-        lines = [x for x in run.stdout.splitlines() if x.strip() and not x.startswith("#")]
+        # perf fills columns that were not asked for with dashes.
+        lines = [re.sub(r"(\s+-)+\s*$", "", x) for x in run.stdout.splitlines() if x.strip() and not x.startswith("#")]
         print("\n".join(lines[:60]) if lines else run.stderr)
 
 
