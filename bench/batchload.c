@@ -7,8 +7,9 @@
 // usage: batchload HOST PORT CONNECTIONS SECONDS BATCHFILE [PROCESSES]
 // BATCHFILE: repeated { u32 request_len, u32 reply_len, u32 ops, request bytes } in host byte order.
 // Each connection holds one batch in flight: writes it, waits for the whole reply, takes the next batch. A reply that
-// is an error, too long, cut off or not ended by a line feed ends the run with a fault. The connections are dealt to
-// the processes, and each prints one line of JSON.
+// is an error, too long, not ended by a line feed or does not come for 5 s ends the run with a fault. The connections
+// are dealt to the processes, and each prints one line of JSON: `ops` counts all requests, `rate` (in ops per second)
+// those that were answered in time.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -33,7 +34,7 @@ typedef struct { const char *req; uint32_t req_len, reply_len, ops; } batch_t;
 typedef struct { int fd; const batch_t *b; uint32_t sent, got; uint64_t t0; int want_out, fresh; } conn_t;
 
 static batch_t *batches; static size_t nbatches, next_batch;
-static uint64_t done_ops, done_batches, errors;
+static uint64_t done_ops, timed_ops, errors, open_batches;
 static int epfd;
 static char rbuf[1 << 18];
 
@@ -81,7 +82,7 @@ static void push(conn_t *c) {
 }
 static void start(conn_t *c) {
     c->b = &batches[next_batch++ % nbatches];
-    c->sent = c->got = 0; c->fresh = 1; c->t0 = now_ns();
+    c->sent = c->got = 0; c->fresh = 1; c->t0 = now_ns(); open_batches++;
     push(c);
 }
 int main(int argc, char **argv) {
@@ -135,10 +136,14 @@ int main(int argc, char **argv) {
     for (int i = 0; i < nconn; i++) start(&cs[i]);
     struct epoll_event ev[512];
     uint64_t last_progress = t0;
-    while ((t = now_ns()) < stop) {
+    // When the time is over no batch is begun, but those under way are awaited and counted: the proxy spends CPU on
+    // them, and a reply that never comes must not pass for a slow one.
+    while ((t = now_ns()) < stop || open_batches) {
         int n = epoll_wait(epfd, ev, 512, 100);
         if (n > 0) last_progress = t;
-        if (t - last_progress > 5000000000ull) { fprintf(stderr, "stalled for 5 s\n"); errors++; break; }
+        if (t - last_progress > 5000000000ull) {
+            fprintf(stderr, "no reply for 5 s, %llu batches open\n", (unsigned long long)open_batches); errors++; break;
+        }
         for (int i = 0; i < n; i++) {
             conn_t *c = ev[i].data.ptr;
             if (ev[i].events & EPOLLOUT) push(c);
@@ -155,14 +160,15 @@ int main(int argc, char **argv) {
             }
             if (c->got == c->b->reply_len) {
                 if (rbuf[r - 1] != '\n') { fprintf(stderr, "reply does not end a line\n"); errors++; goto out; }
-                hist_add(now_ns() - c->t0); done_ops += c->b->ops; done_batches++; start(c);
+                uint64_t end = now_ns();
+                hist_add(end - c->t0); done_ops += c->b->ops; open_batches--;
+                if (end < stop) { timed_ops = done_ops; start(c); }
             }
         }
     }
 out:;
-    double el = (now_ns() - t0) / 1e9;
-    printf("{\"ops\":%llu,\"batches\":%llu,\"secs\":%.4f,\"errors\":%llu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f}\n",
-           (unsigned long long)done_ops, (unsigned long long)done_batches, el, (unsigned long long)errors,
-           hist_pct(50), hist_pct(99), hist_pct(99.9));
+    printf("{\"ops\":%llu,\"rate\":%.1f,\"errors\":%llu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f}\n",
+           (unsigned long long)done_ops, timed_ops / secs, (unsigned long long)errors, hist_pct(50), hist_pct(99),
+           hist_pct(99.9));
     return errors ? 3 : 0;
 }

@@ -120,8 +120,7 @@ class Bench:
         got = [json.loads(x) for x in lines if x.startswith("{")]
         if code != 0 or len(got) != processes:
             raise RuntimeError("load: " + " ".join(x for x in lines if not x.startswith("{"))[:200])
-        return {"ops": sum(x["ops"] for x in got), "rate": sum(x["ops"] / x["secs"] for x in got),
-                "seconds": max(x["secs"] for x in got), "load_cpu_us": cpu_us,
+        return {"ops": sum(x["ops"] for x in got), "rate": sum(x["rate"] for x in got), "load_cpu_us": cpu_us,
                 **{k: max(x[k] for x in got) for k in ("p50_us", "p99_us", "p999_us")}}
 
     def sample(self, running, cell, others, seconds, processes=1):
@@ -384,7 +383,7 @@ def main():
         with open(o.report) as f:
             print(report.markdown(json.load(f)))
         return
-    for program in ("redis-server", "cc"):
+    for program in ["redis-server", "cc"] + (["perf"] if o.perf else []):
         if not shutil.which(program):
             sys.exit(f"bench: {program} is not installed")
     found, missing = find_peers(o)
