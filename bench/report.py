@@ -161,9 +161,10 @@ def idle_table(result):
             rows.append([name, "failed", "", "", "", ""])
             continue
         each = got["bytes_per_connection"]
+        name += "" if got["quiet"] else " (did not come to rest)"
         rows.append([name, number(got["start_kib"] / 1024, 1), number(got["used_kib"] / 1024, 1), f"{each:,.0f}",
                      number(got["closed_kib"] / 1024, 1),
-                     verdict(each, IDLE_BYTES_MAX) if name == "quoit" else ""])
+                     verdict(each, IDLE_BYTES_MAX) if name.startswith("quoit") else ""])
     return (f"**Memory with {result['idle']['connections']:,} idle connections, each used once** (target: ≤ {IDLE_BYTES_MAX:,} bytes each)\n\n"
             + table(["peer", "at start, MiB", "idle, MiB", "bytes per connection", "after close, MiB", ""], rows))
 

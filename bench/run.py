@@ -37,6 +37,7 @@ SYSCALLS_NAMED = ["read", "readv", "recvfrom", "recvmsg", "write", "writev", "se
 TRACEFS = "/sys/kernel/tracing/events"
 STORES = 3
 WARM_UP_S = 0.3
+IDLE_SETTLE_S = 5
 
 
 class Bench:
@@ -262,7 +263,7 @@ class Bench:
                     client.send(request)
                     if len(client.reader.read(reply_bytes)) != reply_bytes:
                         raise RuntimeError("closed by the other side")
-                got["quiet"] = machine.wait_quiet(pids) and quiet
+                got["quiet"] = machine.wait_quiet(pids, IDLE_SETTLE_S) and quiet
                 got["used_kib"] = memory_kib(pids, "VmRSS")
                 got["bytes_per_connection"] = (got["used_kib"] - got["start_kib"]) * 1024 / wanted
                 for client in clients:
