@@ -214,7 +214,7 @@ pub(crate) fn board() -> Value {
 fn choice(label: &str, query: &str) -> Value {
     json!({
         "name": label, "label": label, "type": "query", "datasource": data_source(),
-        "definition": query, "query": { "query": query, "refId": label },
+        "query": { "query": query, "refId": label },
         "current": { "text": ["All"], "value": ["$__all"] },
         "includeAll": true, "allValue": ".+", "multi": true, "refresh": 2, "sort": 1, "hide": 0, "regex": "",
     })
