@@ -5,7 +5,6 @@
 // The modules in reading order: a module imports only from modules above it (`tests/tidy.rs` holds the list).
 pub mod clock;
 pub mod metrics;
-pub mod shutdown;
 
 pub mod command;
 pub mod ring;

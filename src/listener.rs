@@ -1,1 +1,81 @@
-//! listener
+//! Accepts clients and hands each to the worker with the fewest.
+//!
+//! One task accepts for one listening socket. Several sockets on one port (`SO_REUSEPORT`) would spread few long-lived
+//! connections unevenly, which is what stores' clients have.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::ListenerCells;
+
+/// Wait after a failed accept: with no file descriptor left, the next one fails at once too.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Clients that the kernel may hold for us; it cuts this to its own `somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Where accepted clients go.
+pub trait Intake {
+    /// Whether one more may come in.
+    fn has_room(&self) -> bool;
+
+    /// Takes a client.
+    fn take(&self, client: std::net::TcpStream) -> impl Future<Output = ()>;
+}
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// Those of the system: the address is taken, or not allowed.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM.nonblocking().cloexec(),
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until `drain`, then those that the kernel holds already, and closes the socket.
+pub async fn accept(listener: TcpListener, intake: impl Intake, cells: Arc<ListenerCells>, drain: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased; // A flood of clients must not keep the drain from being seen.
+            () = drain.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => welcome(client, &intake, &cells).await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a client");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+    // Whoever is connected has been accepted, as far as it can tell.
+    while let Ok(Ok((client, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+        welcome(client, &intake, &cells).await;
+    }
+}
+
+async fn welcome(client: TcpStream, intake: &impl Intake, cells: &ListenerCells) {
+    let Ok(mut client) = client.set_nodelay(true).and_then(|()| client.into_std()) else { return };
+    if intake.has_room() {
+        intake.take(client).await;
+        return;
+    }
+    cells.clients_rejected.increment();
+    let mut refusal = Vec::new();
+    crate::command::reply::too_many_clients(&mut refusal);
+    // A client that does not take one line will see the end of the connection.
+    drop(client.write_all(&refusal));
+}

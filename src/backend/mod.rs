@@ -1,1 +1,127 @@
-//! backend
+//! Calls to stores. A request leaves through [`redis::Node::send`]; its reply comes back, in pieces if it is big, to the
+//! [`ReplySink`] that was handed over with it.
+//!
+//! # Invariants
+//! - A sink hears of each request exactly once: pieces that end in a whole reply, or a [`Failure`].
+//! - `send` never calls the sink; what can be refused at once is returned as an error.
+//! - Replies of one connection arrive in the order of its requests, and a late reply finds its own entry or none.
+
+mod context;
+pub mod redis;
+mod stream;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+pub use context::{Context, Limits};
+pub use stream::Stream;
+
+/// Names one request towards its sink: the sink chooses it and gets it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    /// Which of the sink's requests.
+    pub slot: u32,
+    /// Which part of that request.
+    pub part: u32,
+}
+
+/// What a sink is told of one request.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// The whole reply.
+    Whole(&'a [u8]),
+    /// The beginning of a reply that is too big to wait for.
+    Begin(&'a [u8]),
+    /// More of it.
+    More(&'a [u8]),
+    /// The rest of it.
+    End(&'a [u8]),
+    /// There will be no (further) reply.
+    Failed(&'a Failure),
+}
+
+/// What a sink answers to a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// The sink holds as much as it may: ask [`ReplySink::ready`] before more of *this* reply comes.
+    Pause,
+}
+
+/// Who waits for replies: a client's session, or one part of a command that was split.
+pub trait ReplySink {
+    /// Takes a piece of the reply to `tag`.
+    fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow;
+
+    /// Whether a paused reply may go on; if not, `waker` is woken when it may.
+    fn ready(&self, waker: &Waker) -> bool;
+
+    /// The client that the request is made for: its requests for one key must not overtake each other.
+    fn origin(&self) -> usize;
+
+    /// The reply to `tag` has stood still for too long, and others wait behind it: give it up.
+    fn give_up(&self, tag: Tag);
+}
+
+/// A request that got no reply.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The node and its address, as people read it.
+    pub node: Arc<str>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why a request got no reply. What a caller must know is whether the store may have executed it.
+#[derive(Debug, Clone)]
+pub enum Cause {
+    /// No connection: not sent.
+    Connect(Arc<str>),
+    /// The breaker is open: not sent.
+    BreakerOpen(Arc<str>),
+    /// It waited longer than `queue_timeout_ms` to be sent: not sent.
+    QueueTimeout(Duration),
+    /// As much as may wait for this node waits already: not sent.
+    Overloaded,
+    /// An earlier request of the same client waits on a connection that stands still; overtaking it could reorder
+    /// them: not sent.
+    Behind,
+    /// Sent, and no reply within `service_timeout_ms`: may have been executed.
+    ServiceTimeout(Duration),
+    /// The connection broke after it was sent: may have been executed.
+    Broken(Arc<str>),
+}
+
+impl Cause {
+    /// Whether the store may have executed the request.
+    pub fn may_be_applied(&self) -> bool {
+        match self {
+            Self::ServiceTimeout(_) | Self::Broken(_) => true,
+            Self::Connect(_) | Self::BreakerOpen(_) | Self::QueueTimeout(_) | Self::Overloaded | Self::Behind => false,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(why) => write!(f, "cannot connect: {why}"),
+            Self::BreakerOpen(why) => write!(f, "unavailable: {why}"),
+            Self::QueueTimeout(span) => write!(f, "busy: the request was not sent within {} ms", span.as_millis()),
+            Self::Overloaded => write!(f, "overloaded: too many requests wait for it"),
+            Self::Behind => write!(f, "stalled: an earlier command of this connection still waits for it"),
+            Self::ServiceTimeout(span) => {
+                write!(
+                    f,
+                    "timed out: no reply within {} ms, the command may or may not have been applied",
+                    span.as_millis()
+                )
+            }
+            Self::Broken(why) => write!(f, "connection lost: {why}, the command may or may not have been applied"),
+        }
+    }
+}

@@ -178,24 +178,10 @@ pub fn protocol_error(out: &mut Vec<u8>, what: &str) {
 
 // --- the request cannot be served now ---------------------------------------------------------------------------------
 
-/// The key's node cannot be asked. Keys are never served by another node instead, so the client must know which it is.
-pub fn node_unavailable(out: &mut Vec<u8>, node: &str, why: impl Display) {
-    error_line(out, format_args!("ERR node '{node}' is unavailable: {why}"));
-}
-
-/// The node was asked and did not answer in time: a write may or may not have been applied.
-pub fn timed_out(out: &mut Vec<u8>, node: &str, timeout_ms: u128) {
-    error_line(out, format_args!("ERR node '{node}' did not answer within {timeout_ms} ms"));
-}
-
-/// The connection broke after the request was sent: a write may or may not have been applied.
-pub fn connection_lost(out: &mut Vec<u8>, node: &str) {
-    error_line(out, format_args!("ERR the connection to node '{node}' was lost before it answered"));
-}
-
-/// A bounded queue is full; the request was not sent.
-pub fn overloaded(out: &mut Vec<u8>, node: &str) {
-    error_line(out, format_args!("ERR overloaded: too much is waiting for node '{node}', try again later"));
+/// A node gave no reply. Its keys are never served by another node, so the client must know which it is; `why` says
+/// whether the command may have been applied.
+pub fn node_failed(out: &mut Vec<u8>, node: &str, why: impl Display) {
+    error_line(out, format_args!("ERR node {node}: {why}"));
 }
 
 /// No route or pool takes the key.

@@ -1,1 +1,3 @@
-//! frontend
+//! The proxy's side towards clients.
+
+pub mod redis;

@@ -1,1 +1,195 @@
-//! topology
+//! The snapshot that a request sees: rings and node handles of one state of the configuration.
+//!
+//! [`Topology`] is what all workers share, built once for each accepted configuration. A [`View`] is one worker's: the
+//! same rings with that worker's own handles to the nodes. A request takes the view once and sees one ring throughout,
+//! however often the file is saved meanwhile.
+//!
+//! # Invariants
+//! - A node that is the same in the old and the new configuration (name, address, bounds) keeps its handle, and with it
+//!   its connections and its breaker.
+//! - A node that left is told so; its connections close when nothing waits on them.
+//! - Health never changes placement (FAILURES F1).
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::backend::Context;
+use crate::backend::redis::{BreakerOptions, Credentials, Node, NodeOptions};
+use crate::config::{Config, Listener, Pool};
+use crate::metrics::Metrics;
+use crate::ring::{Ring, RingError};
+
+/// Rings and nodes of one configuration, shared by all workers.
+#[derive(Debug)]
+pub struct Topology {
+    /// Counts the configurations that were in force in this process.
+    pub epoch: u64,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// In the order of the configuration.
+    pub pools: Vec<PoolTopology>,
+    /// For each listener that was opened at start, its place in `config.listeners`.
+    listeners: Vec<usize>,
+}
+
+/// One pool's ring and nodes.
+#[derive(Debug)]
+pub struct PoolTopology {
+    /// The pool's name.
+    pub name: String,
+    /// Key to member.
+    pub ring: Ring,
+    /// In the order of the ring's members.
+    pub nodes: Vec<NodeOptions>,
+}
+
+/// A topology that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The members make no ring.
+    #[error("pool `{pool}`")]
+    Ring {
+        /// The pool's name.
+        pool: String,
+        /// What is wrong with its members.
+        source: RingError,
+    },
+    /// A listener that is open is not configured any more.
+    #[error("the listener on {0} is not in the configuration any more, which needs a restart")]
+    Listener(SocketAddr),
+}
+
+impl Topology {
+    /// Builds the rings; `open` are the addresses of the listeners that this process has open.
+    ///
+    /// # Errors
+    /// See [`TopologyError`].
+    pub fn build(config: Arc<Config>, epoch: u64, open: &[SocketAddr]) -> Result<Self, TopologyError> {
+        let pools = config.pools.iter().map(PoolTopology::build).collect::<Result<_, _>>()?;
+        let listeners = open
+            .iter()
+            .map(|bind| {
+                let place = config.listeners.iter().position(|listener| listener.bind == *bind);
+                place.ok_or(TopologyError::Listener(*bind))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { epoch, config, pools, listeners })
+    }
+
+    /// The configuration of the listener that was opened as number `index`.
+    pub fn listener(&self, index: usize) -> Option<&Listener> {
+        self.config.listeners.get(*self.listeners.get(index)?)
+    }
+}
+
+impl PoolTopology {
+    fn build(pool: &Pool) -> Result<Self, TopologyError> {
+        let ring =
+            Ring::build(pool.ring.clone()).map_err(|source| TopologyError::Ring { pool: pool.name.clone(), source })?;
+        let nodes = pool.nodes.iter().map(|node| node_options(pool, node)).collect();
+        Ok(Self { name: pool.name.clone(), ring, nodes })
+    }
+}
+
+fn node_options(pool: &Pool, node: &crate::config::Node) -> NodeOptions {
+    NodeOptions {
+        name: node.name.clone(),
+        label: format!("{} ({})", node.name, node.address).into(),
+        address: node.address.clone(),
+        credentials: node
+            .password
+            .as_ref()
+            .map(|password| Credentials { username: node.username.clone(), password: password.expose().to_owned() }),
+        connect_timeout: pool.timeouts.connect,
+        queue_timeout: pool.timeouts.queue,
+        service_timeout: pool.timeouts.service,
+        queue_bytes_max: pool.queue_bytes_max,
+        in_flight_max: pool.in_flight_max,
+        stream_threshold_bytes: pool.stream_threshold_bytes as u64,
+        breaker: BreakerOptions {
+            failures: pool.breaker.failures,
+            backoff_min: pool.breaker.backoff_min,
+            backoff_max: pool.breaker.backoff_max,
+            ramp: pool.breaker.ramp,
+        },
+    }
+}
+
+/// One worker's view of a topology.
+pub struct View {
+    /// What it is a view of.
+    pub topology: Arc<Topology>,
+    pools: Vec<Vec<Rc<Node>>>,
+}
+
+/// Names a node within a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which pool.
+    pub pool: u16,
+    /// Which of its nodes.
+    pub node: u16,
+}
+
+impl View {
+    /// Makes handles for the nodes that `previous` does not have, and lets go of those that are gone.
+    pub fn build(topology: Arc<Topology>, previous: Option<&Self>, context: &Rc<Context>, metrics: &Metrics) -> Self {
+        let pools = topology
+            .pools
+            .iter()
+            .map(|pool| {
+                let kept = previous.and_then(|view| view.nodes_of(&pool.name));
+                pool.nodes
+                    .iter()
+                    .map(|options| {
+                        let same = kept.and_then(|nodes| nodes.iter().find(|node| node.options() == options));
+                        same.map_or_else(
+                            || {
+                                let cells = metrics.node(&pool.name, &options.name);
+                                Node::start(options.clone(), Rc::clone(context), cells)
+                            },
+                            Rc::clone,
+                        )
+                    })
+                    .collect()
+            })
+            .collect();
+        let view = Self { topology, pools };
+        if let Some(previous) = previous {
+            for node in previous.nodes().filter(|old| !view.nodes().any(|new| Rc::ptr_eq(old, new))) {
+                node.leave();
+            }
+        }
+        view
+    }
+
+    fn nodes_of(&self, pool: &str) -> Option<&Vec<Rc<Node>>> {
+        let at = self.topology.pools.iter().position(|candidate| candidate.name == pool)?;
+        self.pools.get(at)
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Rc<Node>> {
+        self.pools.iter().flatten()
+    }
+
+    /// The node that owns a key of a pool.
+    #[inline]
+    pub fn owner(&self, pool: usize, key: &[u8]) -> Option<(Place, &Rc<Node>)> {
+        let member = self.topology.pools.get(pool)?.ring.primary(key);
+        let node = self.pools.get(pool)?.get(usize::from(member.0))?;
+        Some((Place { pool: u16::try_from(pool).ok()?, node: member.0 }, node))
+    }
+
+    /// The handle of a node.
+    pub fn node(&self, place: Place) -> Option<&Rc<Node>> {
+        self.pools.get(usize::from(place.pool))?.get(usize::from(place.node))
+    }
+
+    /// Lets go of all nodes: the worker ends.
+    pub fn leave(&self) {
+        for node in self.nodes() {
+            node.leave();
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! One pipelined connection to a store: a buffer of requests to write, a queue of requests that wait for their replies.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
+
+use super::node::Node;
+use crate::backend::{Cause, Failure, Flow, Piece, ReplySink, Stream, Tag};
+use crate::clock::Moment;
+use crate::protocol::resp::{ReplyScan, Step, Version};
+
+/// A request at least this long is written at once, without a copy, if nothing waits before it.
+const DIRECT_BYTES: usize = 16 * 1024;
+/// A reply is waited for until this much of it is there; a bigger one is passed on in pieces.
+const WHOLE_REPLY_BYTES_MAX: usize = 32 * 1024;
+/// Reads of one wake-up, so that one busy store does not hold the worker.
+const READS_PER_WAKE: usize = 8;
+/// A write buffer that grew beyond this is given back when it is empty.
+const OUTGOING_KEPT_BYTES: usize = 256 * 1024;
+/// How long a reply may wait for its client before the connection is left to it alone.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// A request whose reply is due.
+struct Entry {
+    /// `None` once it was told of a failure: the reply still comes, and is dropped.
+    sink: Option<Rc<dyn ReplySink>>,
+    tag: Tag,
+    /// Where its last byte is in the stream of all bytes of this connection.
+    end: u64,
+    /// When it was put into the buffer; once sent late, when it was sent; once its reply began, when the last of it came.
+    at: Moment,
+}
+
+/// Which requests a connection takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// All.
+    Current,
+    /// Only of clients that have requests on it: a big reply is passing, others would wait behind it.
+    Busy,
+    /// None, ever: a reply is overdue (FAILURES F9).
+    Stalled,
+    /// One big request of one client.
+    Leased,
+    /// None now; it is healthy and may be used again.
+    Spare,
+}
+
+struct Inner {
+    role: Role,
+    stream: Option<Stream>,
+    closed: bool,
+    /// Told to end as soon as the task runs.
+    end: Option<Arc<str>>,
+    outgoing: Vec<u8>,
+    written: usize,
+    bytes_queued: u64,
+    bytes_written: u64,
+    /// The socket did not take everything.
+    blocked: bool,
+    in_flight: VecDeque<Entry>,
+    rest: Vec<u8>,
+    scan: ReplyScan,
+    /// The reply at the front is being passed on in pieces.
+    passing: bool,
+    paused: Option<Moment>,
+    waker: Option<Waker>,
+    woken: bool,
+    /// Who waits for room in `outgoing`.
+    room: Option<Waker>,
+    /// A client is still sending the request of its lease.
+    leased: bool,
+    accounted_bytes: usize,
+}
+
+/// A connection. Its task runs [`run`](Connection::run); everything else is called from the same thread.
+pub struct Connection {
+    pub(super) version: Version,
+    inner: RefCell<Inner>,
+    load: Cell<usize>,
+}
+
+/// What one look at the clock found.
+#[derive(Debug, Default)]
+pub(super) struct Swept {
+    /// Requests that had no reply in time.
+    pub(super) timed_out: u32,
+    /// Requests that could not be sent in time.
+    pub(super) not_sent: u32,
+    /// The client of the reply at the front does not take it.
+    pub(super) obstructed: bool,
+    /// Nothing is in flight.
+    pub(super) idle: bool,
+}
+
+impl Connection {
+    pub(super) fn new(version: Version, role: Role) -> Rc<Self> {
+        Rc::new(Self {
+            version,
+            load: Cell::new(0),
+            inner: RefCell::new(Inner {
+                role,
+                stream: None,
+                closed: false,
+                end: None,
+                outgoing: Vec::new(),
+                written: 0,
+                bytes_queued: 0,
+                bytes_written: 0,
+                blocked: false,
+                in_flight: VecDeque::new(),
+                rest: Vec::new(),
+                scan: ReplyScan::default(),
+                passing: false,
+                paused: None,
+                waker: None,
+                woken: false,
+                room: None,
+                leased: false,
+                accounted_bytes: 0,
+            }),
+        })
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.inner.borrow().role
+    }
+
+    pub(super) fn set_role(&self, role: Role) {
+        self.inner.borrow_mut().role = role;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.borrow().closed
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.load.get()
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        let inner = self.inner.borrow();
+        inner.outgoing.len() - inner.written
+    }
+
+    /// Whether a request of the same client waits here.
+    pub(super) fn carries(&self, origin: usize) -> bool {
+        let inner = self.inner.borrow();
+        inner.in_flight.iter().any(|entry| entry.sink.as_ref().is_some_and(|sink| sink.origin() == origin))
+    }
+
+    /// Ends the connection; what is in flight fails with `why`.
+    pub(super) fn end(&self, why: &Arc<str>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.end = Some(Arc::clone(why));
+        inner.wake();
+    }
+
+    /// Puts a request into the buffer. The caller has seen that there is room.
+    #[inline]
+    pub(super) fn enqueue(&self, frame: &[u8], sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if frame.len() < DIRECT_BYTES || !inner.write_through(frame) {
+            inner.outgoing.extend_from_slice(frame);
+        }
+        inner.bytes_queued += frame.len() as u64;
+        self.push(inner, sink, tag, now);
+    }
+
+    /// Puts a request into the buffer that `write` appends there.
+    #[inline]
+    pub(super) fn enqueue_with(
+        &self,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        now: Moment,
+    ) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let before = inner.outgoing.len();
+        write(&mut inner.outgoing);
+        inner.bytes_queued += (inner.outgoing.len() - before) as u64;
+        self.push(inner, sink, tag, now);
+    }
+
+    #[inline]
+    fn push(&self, inner: &mut Inner, sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
+        inner.in_flight.push_back(Entry { sink: Some(Rc::clone(sink)), tag, end: inner.bytes_queued, at: now });
+        self.load.set(inner.in_flight.len());
+        inner.wake();
+    }
+
+    /// Hands the open stream over.
+    pub(super) fn opened(&self, stream: Stream) {
+        self.inner.borrow_mut().stream = Some(stream);
+    }
+
+    /// Moves bytes both ways until the connection ends; why it ended.
+    pub(super) async fn run(&self, node: &Node) -> Arc<str> {
+        std::future::poll_fn(|context| self.poll(context, node)).await
+    }
+
+    fn poll(&self, context: &mut TaskContext<'_>, node: &Node) -> Poll<Arc<str>> {
+        let mut scratch = node.context.take_scratch();
+        let polled = self.poll_with(&mut scratch, context, node);
+        node.context.return_scratch(scratch);
+        polled
+    }
+
+    fn poll_with(&self, scratch: &mut [u8], context: &mut TaskContext<'_>, node: &Node) -> Poll<Arc<str>> {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        inner.woken = false;
+        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            inner.waker = Some(context.waker().clone());
+        }
+        if let Some(why) = inner.end.take() {
+            return Poll::Ready(why);
+        }
+        if let Err(error) = inner.flush(context, node) {
+            return Poll::Ready(error.to_string().into());
+        }
+        for _ in 0..READS_PER_WAKE {
+            if inner.paused.is_some() {
+                let ready = match inner.in_flight.front() {
+                    Some(Entry { sink: Some(sink), .. }) => sink.ready(context.waker()),
+                    _ => true,
+                };
+                if !ready {
+                    return Poll::Pending;
+                }
+                inner.paused = None;
+            }
+            let kept = inner.rest.len();
+            let Some((head, tail)) = scratch.split_at_mut_checked(kept) else {
+                return Poll::Ready("a reply too long to frame".into());
+            };
+            let Some(stream) = inner.stream.as_mut() else { return Poll::Ready("not open".into()) };
+            match stream.poll_read(context, tail) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready("closed by the store".into()),
+                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string().into()),
+                Poll::Ready(Ok(got)) => {
+                    head.copy_from_slice(&inner.rest);
+                    inner.rest.clear();
+                    node.cells.received_bytes.add(got as u64);
+                    let data = scratch.get(..kept + got).unwrap_or_default();
+                    let delivered = inner.deliver(data, node);
+                    self.load.set(inner.in_flight.len());
+                    if let Err(why) = delivered {
+                        return Poll::Ready(why);
+                    }
+                }
+            }
+            if inner.in_flight.is_empty() && matches!(inner.role, Role::Busy | Role::Leased) {
+                node.wants_sweep();
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Looks at the clock: fails what is overdue.
+    pub(super) fn sweep(&self, now: Moment, node: &Node) -> Swept {
+        let mut swept = Swept::default();
+        let mut failed: Vec<(Rc<dyn ReplySink>, Tag, Cause)> = Vec::new();
+        let mut given_up = None;
+        {
+            let mut inner = self.inner.borrow_mut();
+            let inner = &mut *inner;
+            swept.idle = inner.in_flight.is_empty() && !inner.leased;
+            if let Some(since) = inner.paused {
+                swept.obstructed = now.since(since) > PAUSE_MAX;
+                if now.since(since) > node.options.service_timeout
+                    && let Some(Entry { sink: Some(sink), tag, .. }) = inner.in_flight.front()
+                {
+                    given_up = Some((Rc::clone(sink), *tag));
+                }
+            } else {
+                inner.expire_sent(now, node.options.service_timeout, &mut failed);
+                swept.timed_out = u32::try_from(failed.len()).unwrap_or(u32::MAX);
+            }
+            let sent_late = failed.len();
+            inner.expire_unsent(now, node.options.queue_timeout, &mut failed);
+            swept.not_sent = u32::try_from(failed.len() - sent_late).unwrap_or(u32::MAX);
+            self.load.set(inner.in_flight.len());
+        }
+        if let Some((sink, tag)) = given_up {
+            sink.give_up(tag);
+            self.inner.borrow().wake_task();
+        }
+        for (sink, tag, cause) in failed {
+            tell(sink, tag, node, cause);
+        }
+        swept
+    }
+
+    /// Whether no client needs it any more: no reply is due, and no request is half received.
+    pub(super) fn is_done(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.in_flight.is_empty() && !inner.leased
+    }
+
+    /// Whether every request that is still in flight was given up.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.inner.borrow().in_flight.iter().all(|entry| entry.sink.is_none())
+    }
+
+    /// The end: whatever is in flight fails. How many were told.
+    pub(super) fn finish(&self, why: &Arc<str>, node: &Node) -> usize {
+        let (entries, bytes_written, room) = {
+            let mut inner = self.inner.borrow_mut();
+            inner.closed = true;
+            inner.stream = None;
+            node.context.released(std::mem::take(&mut inner.accounted_bytes));
+            inner.outgoing = Vec::new();
+            (std::mem::take(&mut inner.in_flight), inner.bytes_written, inner.room.take())
+        };
+        self.load.set(0);
+        if let Some(room) = room {
+            room.wake();
+        }
+        let mut told = 0;
+        for entry in entries {
+            if let Some(sink) = entry.sink {
+                let sent = bytes_written > 0 && entry.end <= bytes_written;
+                let cause = if sent { Cause::Broken(Arc::clone(why)) } else { Cause::Connect(Arc::clone(why)) };
+                tell(sink, entry.tag, node, cause);
+                told += 1;
+            }
+        }
+        told
+    }
+}
+
+fn tell(sink: Rc<dyn ReplySink>, tag: Tag, node: &Node, cause: Cause) {
+    let failure = Failure { node: Arc::clone(&node.options.label), cause };
+    let _: Flow = sink.reply(tag, Piece::Failed(&failure));
+}
+
+impl Inner {
+    #[inline]
+    fn wake(&mut self) {
+        if !self.woken {
+            self.woken = true;
+            self.wake_task();
+        }
+    }
+
+    fn wake_task(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Writes a long frame straight to the socket if nothing is before it; what did not fit goes to the buffer.
+    fn write_through(&mut self, frame: &[u8]) -> bool {
+        let Some(stream) = self.stream.as_ref() else { return false };
+        if !self.outgoing.is_empty() {
+            return false;
+        }
+        // An error shows again when the task writes.
+        let Ok(wrote) = stream.try_write(frame) else { return false };
+        self.bytes_written += wrote as u64;
+        self.outgoing.extend_from_slice(frame.get(wrote..).unwrap_or_default());
+        true
+    }
+
+    fn flush(&mut self, context: &mut TaskContext<'_>, node: &Node) -> io::Result<()> {
+        if self.written == self.outgoing.len() {
+            return Ok(());
+        }
+        let Some(stream) = self.stream.as_ref() else { return Ok(()) };
+        let before = self.bytes_written;
+        let mut blocked = false;
+        while let Some(bytes) = self.outgoing.get(self.written..)
+            && !bytes.is_empty()
+        {
+            match stream.try_write(bytes) {
+                Ok(wrote) => {
+                    self.written += wrote;
+                    self.bytes_written += wrote as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(context) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => {
+                        blocked = true;
+                        break;
+                    }
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        node.cells.sent_bytes.add(self.bytes_written - before);
+        if self.blocked {
+            // What waited is only now with the store: its service time begins.
+            let now = node.context.clock.now();
+            let from = self.in_flight.partition_point(|entry| entry.end <= before);
+            let to = self.in_flight.partition_point(|entry| entry.end <= self.bytes_written);
+            for entry in self.in_flight.range_mut(from..to) {
+                entry.at = now;
+            }
+        }
+        self.blocked = blocked;
+        if !blocked {
+            self.outgoing.clear();
+            self.written = 0;
+            if self.outgoing.capacity() > OUTGOING_KEPT_BYTES {
+                self.outgoing = Vec::new();
+            }
+        } else if self.written > self.outgoing.len() / 2 {
+            self.outgoing.drain(..self.written);
+            self.written = 0;
+        }
+        if self.outgoing.len() - self.written < Lease::ROOM_BYTES
+            && let Some(room) = self.room.take()
+        {
+            room.wake();
+        }
+        self.account(node);
+        Ok(())
+    }
+
+    fn account(&mut self, node: &Node) {
+        let now = self.outgoing.capacity();
+        if now > self.accounted_bytes {
+            node.context.buffered(now - self.accounted_bytes);
+        } else {
+            node.context.released(self.accounted_bytes - now);
+        }
+        self.accounted_bytes = now;
+    }
+
+    /// Cuts the bytes into replies and hands each to who waits for it.
+    fn deliver(&mut self, data: &[u8], node: &Node) -> Result<(), Arc<str>> {
+        let now = node.context.clock.tick();
+        let mut rest = data;
+        let mut replies = 0;
+        let mut errors = 0;
+        let result = loop {
+            if rest.is_empty() || self.paused.is_some() {
+                break Ok(());
+            }
+            match self.scan.advance(rest) {
+                Err(error) => break Err(error.to_string().into()),
+                Ok(Step::Complete { len }) => {
+                    let (reply, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                    rest = tail;
+                    if self.scan.kind() == b'>' && !self.passing {
+                        continue; // Out of band: nothing that is forwarded asks for pushes.
+                    }
+                    let Some(entry) = self.in_flight.pop_front() else {
+                        break Err("a reply that nothing asked for".into());
+                    };
+                    replies += 1;
+                    errors += u64::from(self.scan.kind() == b'-');
+                    node.cells.service_duration.observe(now.since(entry.at));
+                    let piece = if std::mem::take(&mut self.passing) { Piece::End(reply) } else { Piece::Whole(reply) };
+                    if let Some(sink) = entry.sink {
+                        let _: Flow = sink.reply(entry.tag, piece);
+                    }
+                }
+                Ok(Step::Partial { len }) => {
+                    let wait = !self.passing
+                        && (len as u64).saturating_add(self.scan.bytes_pending()) <= WHOLE_REPLY_BYTES_MAX as u64;
+                    if wait || len == 0 {
+                        if wait {
+                            self.scan.reset();
+                        }
+                        break Ok(());
+                    }
+                    let (piece, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                    rest = tail;
+                    if let Err(error) = self.pass_on(piece, now, node) {
+                        break Err(error);
+                    }
+                    break Ok(());
+                }
+            }
+        };
+        self.rest.extend_from_slice(rest);
+        if replies > 0 {
+            node.answered(replies, errors);
+        }
+        result
+    }
+
+    fn pass_on(&mut self, bytes: &[u8], now: Moment, node: &Node) -> Result<(), Arc<str>> {
+        let Some(entry) = self.in_flight.front_mut() else { return Err("a reply that nothing asked for".into()) };
+        entry.at = now;
+        let piece = if self.passing { Piece::More(bytes) } else { Piece::Begin(bytes) };
+        if !self.passing && self.scan.bytes_pending() > node.options.stream_threshold_bytes {
+            self.role = if self.role == Role::Current { Role::Busy } else { self.role };
+            node.wants_sweep();
+        }
+        self.passing = true;
+        if let Some(sink) = &entry.sink
+            && Rc::clone(sink).reply(entry.tag, piece) == Flow::Pause
+        {
+            self.paused = Some(now);
+        }
+        Ok(())
+    }
+
+    fn expire_sent(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
+        let sent = self.in_flight.partition_point(|entry| entry.end <= self.bytes_written);
+        for entry in self.in_flight.range_mut(..sent) {
+            if now.since(entry.at) < timeout {
+                break;
+            }
+            if let Some(sink) = entry.sink.take() {
+                failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
+            }
+        }
+    }
+
+    /// Takes back what waited too long to be sent. With one request half sent, nothing can follow it, so all that wait
+    /// behind it fail with it.
+    fn expire_unsent(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
+        let from = self.in_flight.partition_point(|entry| entry.end <= self.bytes_written);
+        let Some(first) = self.in_flight.get(from) else { return };
+        // A request that is still being received from its client has no end yet, and is that client's business.
+        if first.end == u64::MAX || now.since(first.at) < timeout {
+            return;
+        }
+        for entry in self.in_flight.drain(from..) {
+            if let Some(sink) = entry.sink {
+                failed.push((sink, entry.tag, Cause::QueueTimeout(timeout)));
+            }
+        }
+        self.outgoing.clear();
+        self.written = 0;
+        if self.stream.is_some() {
+            // Part of the first may have gone out: no further request may follow it.
+            self.role = Role::Stalled;
+        }
+        self.bytes_queued = self.bytes_written;
+    }
+}
+
+/// A connection for one big request of one client, which is passed on while it is received.
+pub struct Lease {
+    connection: Rc<Connection>,
+}
+
+impl Lease {
+    /// Bytes that may wait to be written before the client is not read further.
+    const ROOM_BYTES: usize = 256 * 1024;
+
+    pub(super) fn new(connection: Rc<Connection>) -> Self {
+        Self { connection }
+    }
+
+    /// Begins the request; its reply goes to `sink`.
+    pub fn begin(&self, sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
+        let mut inner = self.connection.inner.borrow_mut();
+        inner.leased = true;
+        inner.in_flight.push_back(Entry { sink: Some(Rc::clone(sink)), tag, end: u64::MAX, at: now });
+        self.connection.load.set(inner.in_flight.len());
+    }
+
+    /// Passes on bytes of the request; whether there is room for more. If not, `waker` is woken when there is.
+    pub fn push(&self, bytes: &[u8], waker: &Waker) -> bool {
+        let mut inner = self.connection.inner.borrow_mut();
+        let inner = &mut *inner;
+        if inner.closed {
+            return true; // The reply to it has failed; the rest of the request is read and dropped.
+        }
+        if !inner.write_through(bytes) {
+            inner.outgoing.extend_from_slice(bytes);
+        }
+        inner.bytes_queued += bytes.len() as u64;
+        inner.wake();
+        if inner.outgoing.len() - inner.written < Self::ROOM_BYTES {
+            return true;
+        }
+        inner.room = Some(waker.clone());
+        false
+    }
+
+    /// Whether there is room for more bytes. If not, `waker` is woken when there is.
+    pub fn has_room(&self, waker: &Waker) -> bool {
+        let mut inner = self.connection.inner.borrow_mut();
+        if inner.closed || inner.outgoing.len() - inner.written < Self::ROOM_BYTES {
+            return true;
+        }
+        inner.room = Some(waker.clone());
+        false
+    }
+
+    /// The request is complete: its reply is due from now on.
+    pub fn finish(self, now: Moment) {
+        let mut inner = self.connection.inner.borrow_mut();
+        let end = inner.bytes_queued;
+        inner.leased = false;
+        if let Some(entry) = inner.in_flight.back_mut() {
+            entry.end = end;
+            entry.at = now;
+        }
+        inner.wake();
+    }
+
+    /// The client went away in the middle: the store must not see the beginning of another request after this one.
+    pub fn abandon(self) {
+        self.connection.end(&Arc::from("its client went away in the middle of a request"));
+    }
+}

@@ -1,0 +1,164 @@
+//! Opening a connection: resolve, connect, authenticate, choose the protocol, see that the store answers.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::backend::Stream;
+use crate::config::Address;
+use crate::protocol::resp::{ReplyScan, Step, Version, write_request};
+
+/// What quoit says to a store that wants a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The ACL user; none is the default user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no connection, in words for people.
+pub(super) type Refusal = Arc<str>;
+
+/// Connects and shakes hands within `timeout`. `last_good` is asked when the name cannot be resolved.
+pub(super) async fn open(
+    address: &Address,
+    credentials: Option<&Credentials>,
+    version: Version,
+    timeout: Duration,
+    last_good: &mut Vec<SocketAddr>,
+) -> Result<Stream, Refusal> {
+    let opened = tokio::time::timeout(timeout, async {
+        let mut stream = connect(address, last_good).await.map_err(|error| Refusal::from(error.to_string()))?;
+        greet(&mut stream, credentials, version).await?;
+        Ok(stream)
+    });
+    match opened.await {
+        Ok(result) => result,
+        Err(_) => Err(format!("no answer to connect and PING within {} ms", timeout.as_millis()).into()),
+    }
+}
+
+async fn connect(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Result<Stream> {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        Address::Tcp { host, port } => {
+            match tokio::net::lookup_host((host.as_str(), *port)).await {
+                Ok(found) => {
+                    let found: Vec<SocketAddr> = found.collect();
+                    if !found.is_empty() {
+                        *last_good = found;
+                    }
+                }
+                Err(error) if last_good.is_empty() => {
+                    return Err(io::Error::new(error.kind(), format!("cannot resolve {host}: {error}")));
+                }
+                Err(error) => tracing::warn!(%host, %error, "cannot resolve: the last good address is used"),
+            }
+            let stream = TcpStream::connect(last_good.as_slice()).await?;
+            stream.set_nodelay(true)?;
+            let keepalive = socket2::TcpKeepalive::new()
+                .with_time(Duration::from_mins(1))
+                .with_interval(Duration::from_secs(15))
+                .with_retries(4);
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(Stream::Tcp(stream))
+        }
+    }
+}
+
+/// Authenticates, chooses the protocol version, names the connection, and asks for a sign of life. All in one write.
+async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: Version) -> Result<(), Refusal> {
+    let mut hello: Vec<&[u8]> = Vec::new();
+    let mut names = Vec::new();
+    let mut out = Vec::new();
+    let mut send = |name: &'static str, args: &[&[u8]]| {
+        names.push(name);
+        write_request(&mut out, args.iter().copied());
+    };
+    match (version, credentials) {
+        (Version::Resp3, Some(Credentials { username, password })) => {
+            let user = username.as_deref().unwrap_or("default");
+            hello.extend([b"HELLO".as_slice(), b"3", b"AUTH", user.as_bytes(), password.as_bytes()]);
+            send("HELLO", &hello);
+        }
+        (Version::Resp3, None) => send("HELLO", &[b"HELLO", b"3"]),
+        (Version::Resp2, Some(Credentials { username: Some(user), password })) => {
+            send("AUTH", &[b"AUTH", user.as_bytes(), password.as_bytes()]);
+        }
+        (Version::Resp2, Some(Credentials { username: None, password })) => {
+            send("AUTH", &[b"AUTH", password.as_bytes()]);
+        }
+        (Version::Resp2, None) => {}
+    }
+    send("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", b"quoit"]);
+    send("PING", &[b"PING"]);
+
+    let broken = |error: io::Error| Refusal::from(error.to_string());
+    write_all(stream, &out).await.map_err(broken)?;
+    let replies = read_replies(stream, names.len()).await?;
+    for (name, reply) in names.iter().zip(replies) {
+        // A name is a courtesy; a store that takes none is a store all the same.
+        if reply.first() == Some(&b'-') && *name != "CLIENT SETNAME" {
+            let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
+            return Err(format!("{name} answered: {text}").into());
+        }
+    }
+    Ok(())
+}
+
+async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    match stream {
+        Stream::Tcp(stream) => stream.write_all(bytes).await,
+        Stream::Unix(stream) => stream.write_all(bytes).await,
+    }
+}
+
+/// Most bytes that the replies to a greeting may have.
+const GREETING_BYTES_MAX: usize = 64 * 1024;
+
+async fn read_replies(stream: &mut Stream, count: usize) -> Result<Vec<Vec<u8>>, Refusal> {
+    let mut buffer = Vec::with_capacity(1024);
+    loop {
+        let got = match stream {
+            Stream::Tcp(stream) => stream.read_buf(&mut buffer).await,
+            Stream::Unix(stream) => stream.read_buf(&mut buffer).await,
+        };
+        match got {
+            Ok(0) => return Err("closed by the store before it answered PING".into()),
+            Ok(_) if buffer.len() > GREETING_BYTES_MAX => return Err("an endless answer to PING".into()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string().into()),
+        }
+        if let Some(replies) = cut(&buffer, count).map_err(|error| Refusal::from(error.to_string()))? {
+            return Ok(replies);
+        }
+    }
+}
+
+fn cut(buffer: &[u8], count: usize) -> Result<Option<Vec<Vec<u8>>>, crate::protocol::resp::ReplyError> {
+    let mut replies = Vec::new();
+    let mut rest = buffer;
+    while replies.len() < count {
+        match ReplyScan::default().advance(rest)? {
+            Step::Partial { .. } => return Ok(None),
+            Step::Complete { len } => {
+                let (reply, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                replies.push(reply.to_vec());
+                rest = tail;
+            }
+        }
+    }
+    Ok(Some(replies))
+}

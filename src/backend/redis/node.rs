@@ -1,0 +1,494 @@
+//! One worker's handle to one store.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::breaker::{Breaker, BreakerOptions};
+use super::connection::{Connection, Lease, Role};
+use super::handshake::{self, Credentials};
+use crate::backend::{Cause, Context, ReplySink, Stream, Tag};
+use crate::config::Address;
+use crate::metrics::{ConnectResult, FailureKind, NodeCells};
+use crate::protocol::resp::Version;
+
+/// What a node is and what it may cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeOptions {
+    /// Its identity in the pool.
+    pub name: String,
+    /// Name and address, as people read it.
+    pub label: Arc<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// How quoit signs in.
+    pub credentials: Option<Credentials>,
+    /// Connect and handshake.
+    pub connect_timeout: Duration,
+    /// Waiting to be sent.
+    pub queue_timeout: Duration,
+    /// From sent to answered.
+    pub service_timeout: Duration,
+    /// Bytes that may wait to be sent.
+    pub queue_bytes_max: usize,
+    /// Requests that may wait for replies.
+    pub in_flight_max: usize,
+    /// A reply or request beyond this has a connection to itself.
+    pub stream_threshold_bytes: u64,
+    /// Opens and closes the breaker.
+    pub breaker: BreakerOptions,
+}
+
+/// Healthy connections that are kept beside the current one.
+const SPARES_MAX: usize = 2;
+/// Connections that may be left to big or stalled requests at the same time, for each node and worker.
+const DETACHED_MAX: usize = 16;
+
+#[derive(Default)]
+struct Lane {
+    current: Option<Rc<Connection>>,
+    spares: Vec<Rc<Connection>>,
+    detached: Vec<Rc<Connection>>,
+}
+
+/// A handle to a store. Cheap to share within its worker.
+pub struct Node {
+    pub(super) options: NodeOptions,
+    pub(super) context: Rc<Context>,
+    pub(super) cells: Arc<NodeCells>,
+    lanes: [RefCell<Lane>; 2],
+    breaker: RefCell<Breaker>,
+    last_good: Cell<Vec<SocketAddr>>,
+    sweep: Notify,
+    sweeping: Cell<bool>,
+    left: Cell<bool>,
+}
+
+impl Node {
+    /// A handle that begins to connect at once.
+    pub fn start(options: NodeOptions, context: Rc<Context>, cells: Arc<NodeCells>) -> Rc<Self> {
+        let node = Rc::new(Self {
+            breaker: RefCell::new(Breaker::new(options.breaker)),
+            options,
+            cells,
+            lanes: Default::default(),
+            last_good: Cell::default(),
+            sweep: Notify::new(),
+            sweeping: Cell::new(false),
+            left: Cell::new(false),
+            context,
+        });
+        node.context.spawn(sweep(Rc::downgrade(&node)));
+        drop(node.connect(Version::Resp2, Role::Current));
+        node
+    }
+
+    /// What it was started with.
+    pub fn options(&self) -> &NodeOptions {
+        &self.options
+    }
+
+    /// Sends a request as it is.
+    ///
+    /// # Errors
+    /// What can be refused at once; the sink hears nothing then.
+    #[inline]
+    pub fn send(
+        self: &Rc<Self>,
+        frame: &[u8],
+        version: Version,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Result<(), Cause> {
+        let connection = self.admit(frame.len(), version, sink)?;
+        connection.enqueue(frame, sink, tag, self.context.clock.now());
+        Ok(())
+    }
+
+    /// Sends a request that `write` appends to the buffer; `bytes` is about how long it is.
+    ///
+    /// # Errors
+    /// What can be refused at once; the sink hears nothing then.
+    pub fn send_with(
+        self: &Rc<Self>,
+        bytes: usize,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        version: Version,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Result<(), Cause> {
+        let connection = self.admit(bytes, version, sink)?;
+        connection.enqueue_with(write, sink, tag, self.context.clock.now());
+        Ok(())
+    }
+
+    /// A connection of its own for a request that is passed on while it is received.
+    ///
+    /// # Errors
+    /// What can be refused at once.
+    pub fn lease(self: &Rc<Self>, version: Version) -> Result<Lease, Cause> {
+        if let Some(why) = self.breaker.borrow().open() {
+            return Err(Cause::BreakerOpen(why));
+        }
+        let spare = {
+            let mut lane = self.lane(version).borrow_mut();
+            if lane.detached.len() >= DETACHED_MAX {
+                return Err(Cause::Overloaded);
+            }
+            lane.spares.pop()
+        };
+        let connection = match spare {
+            Some(connection) if !connection.is_closed() => {
+                connection.set_role(Role::Leased);
+                connection
+            }
+            _ => self.connect(version, Role::Leased),
+        };
+        self.lane(version).borrow_mut().detached.push(Rc::clone(&connection));
+        self.wants_sweep();
+        Ok(Lease::new(connection))
+    }
+
+    /// The node left the topology: its connections close as soon as nothing waits on them.
+    pub fn leave(&self) {
+        self.left.set(true);
+        self.wants_sweep();
+    }
+
+    fn lane(&self, version: Version) -> &RefCell<Lane> {
+        let [resp2, resp3] = &self.lanes;
+        match version {
+            Version::Resp2 => resp2,
+            Version::Resp3 => resp3,
+        }
+    }
+
+    /// The connection that takes the request, or why none does.
+    #[inline]
+    fn admit(
+        self: &Rc<Self>,
+        bytes: usize,
+        version: Version,
+        sink: &Rc<dyn ReplySink>,
+    ) -> Result<Rc<Connection>, Cause> {
+        let in_flight_max = {
+            let breaker = self.breaker.borrow();
+            if let Some(why) = breaker.open() {
+                return Err(Cause::BreakerOpen(why));
+            }
+            breaker.in_flight_max(self.options.in_flight_max, self.context.clock.now())
+        };
+        if !self.sweeping.get() {
+            self.wants_sweep();
+        }
+        let current = {
+            let lane = self.lane(version).borrow();
+            if !lane.detached.is_empty()
+                && let Some(carrier) = lane.detached.iter().find(|connection| connection.carries(sink.origin()))
+            {
+                // One client's requests for one key travel on one connection, in order (FAILURES F17).
+                return match carrier.role() {
+                    Role::Stalled => Err(Cause::Behind),
+                    Role::Current | Role::Busy | Role::Leased | Role::Spare => Ok(Rc::clone(carrier)),
+                };
+            }
+            lane.current.clone()
+        };
+        let connection = match current {
+            Some(connection) if connection.role() == Role::Current => connection,
+            _ => self.replace(version)?,
+        };
+        if connection.in_flight() >= in_flight_max
+            || connection.queued_bytes().saturating_add(bytes) > self.options.queue_bytes_max.max(bytes)
+        {
+            return Err(Cause::Overloaded);
+        }
+        Ok(connection)
+    }
+
+    /// Puts another connection in the place of one that is missing, busy or stalled.
+    #[cold]
+    fn replace(self: &Rc<Self>, version: Version) -> Result<Rc<Connection>, Cause> {
+        let spare = {
+            let mut lane = self.lane(version).borrow_mut();
+            lane.detach_current();
+            if lane.detached.len() > DETACHED_MAX {
+                return Err(Cause::Overloaded);
+            }
+            lane.spares.retain(|connection| !connection.is_closed());
+            lane.spares.pop()
+        };
+        let Some(connection) = spare else { return Ok(self.connect(version, Role::Current)) };
+        connection.set_role(Role::Current);
+        self.lane(version).borrow_mut().current = Some(Rc::clone(&connection));
+        Ok(connection)
+    }
+
+    fn connect(self: &Rc<Self>, version: Version, role: Role) -> Rc<Connection> {
+        let connection = Connection::new(version, role);
+        if role == Role::Current {
+            self.lane(version).borrow_mut().current = Some(Rc::clone(&connection));
+        }
+        let node = Rc::clone(self);
+        let task = Rc::clone(&connection);
+        self.context.spawn(async move {
+            node.context.connect_turn().await;
+            match node.open(version).await {
+                Ok(stream) => node.serve(&task, stream).await,
+                Err(why) => {
+                    node.refused(&why);
+                    let _: usize = task.finish(&why, &node);
+                    node.forget(&task);
+                }
+            }
+        });
+        connection
+    }
+
+    async fn open(&self, version: Version) -> Result<Stream, Arc<str>> {
+        let mut last_good = self.last_good.take();
+        let options = &self.options;
+        let opened = handshake::open(
+            &options.address,
+            options.credentials.as_ref(),
+            version,
+            options.connect_timeout,
+            &mut last_good,
+        )
+        .await;
+        self.last_good.set(last_good);
+        let result = if opened.is_ok() { ConnectResult::Ok } else { ConnectResult::Failed };
+        self.cells.connects(result).increment();
+        opened
+    }
+
+    /// Runs an open connection to its end.
+    async fn serve(self: &Rc<Self>, connection: &Rc<Connection>, stream: Stream) {
+        connection.opened(stream);
+        self.cells.connections.add(1);
+        let why = connection.run(self).await;
+        self.cells.connections.add(-1);
+        let was_current = connection.role() == Role::Current;
+        let failed = connection.finish(&why, self);
+        self.forget(connection);
+        if failed > 0 {
+            self.cells.failures(FailureKind::Broken).add(failed as u64);
+            tracing::warn!(node = %self.options.label, why = %why, requests = failed, "connection lost");
+            self.count_failure(&why);
+        }
+        // A store that restarted is found again before the next request needs it, or found to be down.
+        if was_current && !self.left.get() && !self.breaker.borrow().is_open() {
+            drop(self.connect(connection.version, Role::Current));
+        }
+    }
+
+    fn forget(&self, connection: &Rc<Connection>) {
+        let mut lane = self.lane(connection.version).borrow_mut();
+        if lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection)) {
+            lane.current = None;
+        }
+        lane.spares.retain(|other| !Rc::ptr_eq(other, connection));
+        lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
+    }
+
+    /// Replies came.
+    #[inline]
+    pub(super) fn answered(&self, replies: u64, errors: u64) {
+        self.cells.requests.add(replies);
+        self.cells.replies_error.add(errors);
+        self.breaker.borrow_mut().succeeded();
+    }
+
+    fn count_failure(self: &Rc<Self>, why: &Arc<str>) {
+        if self.breaker.borrow_mut().failed(why) {
+            self.opened_breaker(why);
+        }
+    }
+
+    /// No connection could be made: nothing more needs counting.
+    fn refused(self: &Rc<Self>, why: &Arc<str>) {
+        self.cells.failures(FailureKind::Connect).add(1);
+        if self.breaker.borrow_mut().trip(why) {
+            self.opened_breaker(why);
+        }
+    }
+
+    fn opened_breaker(self: &Rc<Self>, why: &Arc<str>) {
+        tracing::error!(node = %self.options.label, why = %why, "node is down: its keys fail at once until a probe succeeds");
+        self.cells.breaker_open.set(1);
+        for lane in &self.lanes {
+            let mut lane = lane.borrow_mut();
+            if let Some(current) = &lane.current {
+                current.set_role(Role::Stalled);
+            }
+            lane.detach_current();
+            for spare in lane.spares.drain(..) {
+                spare.end(why);
+            }
+        }
+        self.wants_sweep();
+        let node = Rc::clone(self);
+        self.context.spawn(async move { node.probe().await });
+    }
+
+    /// Asks a node that is down whether it is back, until it is (FAILURES F8).
+    async fn probe(self: Rc<Self>) {
+        loop {
+            let wait = self.breaker.borrow_mut().next_probe(fastrand::f64());
+            tokio::time::sleep(wait).await;
+            if self.left.get() {
+                return;
+            }
+            self.context.connect_turn().await;
+            self.cells.probes.add(1);
+            match self.open(Version::Resp2).await {
+                Err(why) => {
+                    let _: bool = self.breaker.borrow_mut().trip(&why);
+                }
+                Ok(stream) => {
+                    self.breaker.borrow_mut().readmit(self.context.clock.tick());
+                    self.cells.breaker_open.set(0);
+                    tracing::info!(node = %self.options.label, "node is back");
+                    let connection = Connection::new(Version::Resp2, Role::Current);
+                    self.lane(Version::Resp2).borrow_mut().current = Some(Rc::clone(&connection));
+                    self.serve(&connection, stream).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Asks for a look at the clock soon.
+    pub(super) fn wants_sweep(&self) {
+        self.sweep.notify_one();
+    }
+
+    /// One look at the clock; whether nothing is in flight.
+    fn sweep_once(self: &Rc<Self>) -> bool {
+        let now = self.context.clock.tick();
+        let mut idle = true;
+        let mut in_flight = 0;
+        let mut queued_bytes = 0;
+        for version in [Version::Resp2, Version::Resp3] {
+            let connections: Vec<Rc<Connection>> = {
+                let lane = self.lane(version).borrow();
+                lane.current.iter().chain(&lane.detached).cloned().collect()
+            };
+            for connection in connections {
+                let swept = connection.sweep(now, self);
+                idle &= swept.idle;
+                in_flight += connection.in_flight();
+                queued_bytes += connection.queued_bytes();
+                self.count_swept(&connection, &swept);
+                self.settle(&connection);
+            }
+        }
+        if self.left.get() {
+            for lane in &self.lanes {
+                for spare in &lane.borrow().spares {
+                    spare.end(&Arc::from("the node left the topology"));
+                }
+            }
+        }
+        self.cells.in_flight.set(gauge(in_flight));
+        self.cells.queued_bytes.set(gauge(queued_bytes));
+        idle
+    }
+
+    fn count_swept(self: &Rc<Self>, connection: &Rc<Connection>, swept: &super::connection::Swept) {
+        if swept.obstructed && connection.role() == Role::Current {
+            connection.set_role(Role::Busy);
+        }
+        if swept.timed_out > 0 || swept.not_sent > 0 {
+            connection.set_role(Role::Stalled);
+            self.cells.failures(FailureKind::Service).add(u64::from(swept.timed_out));
+            self.cells.failures(FailureKind::Queue).add(u64::from(swept.not_sent));
+            let why: Arc<str> = "requests time out".into();
+            for _ in 0..swept.timed_out.saturating_add(swept.not_sent).min(1_000) {
+                self.count_failure(&why);
+            }
+        }
+    }
+
+    /// Gives a connection the place that its role asks for.
+    fn settle(&self, connection: &Rc<Connection>) {
+        let done = connection.is_done();
+        let end = match connection.role() {
+            Role::Current => self.left.get() && done,
+            Role::Stalled => connection.is_abandoned(),
+            Role::Busy | Role::Leased | Role::Spare if done => {
+                let mut lane = self.lane(connection.version).borrow_mut();
+                let keep = lane.spares.len() < SPARES_MAX && !self.left.get();
+                if keep {
+                    lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
+                    if lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection)) {
+                        connection.set_role(Role::Current);
+                    } else {
+                        connection.set_role(Role::Spare);
+                        lane.spares.push(Rc::clone(connection));
+                    }
+                }
+                !keep
+            }
+            Role::Busy | Role::Leased | Role::Spare => false,
+        };
+        if end {
+            connection.end(&Arc::from("no longer needed"));
+        }
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl Lane {
+    fn detach_current(&mut self) {
+        if let Some(current) = self.current.take()
+            && !current.is_closed()
+        {
+            self.detached.push(current);
+        }
+    }
+}
+
+/// Looks at the clock while something is in flight.
+async fn sweep(node: Weak<Node>) {
+    loop {
+        {
+            let Some(node) = node.upgrade() else { return };
+            node.sweeping.set(false);
+            if node.left.get() && node.is_gone() {
+                return;
+            }
+            // Dropping the handle while this waits is fine: `leave` comes first, and notifies.
+            node.sweep.notified().await;
+            node.sweeping.set(true);
+        }
+        loop {
+            let pause = {
+                let Some(node) = node.upgrade() else { return };
+                (node.options.service_timeout.min(node.options.queue_timeout) / 8)
+                    .clamp(Duration::from_millis(1), Duration::from_millis(50))
+            };
+            tokio::time::sleep(pause).await;
+            let Some(node) = node.upgrade() else { return };
+            if node.sweep_once() {
+                break;
+            }
+        }
+    }
+}
+
+impl Node {
+    fn is_gone(&self) -> bool {
+        self.lanes.iter().all(|lane| {
+            let lane = lane.borrow();
+            lane.current.is_none() && lane.detached.is_empty() && lane.spares.is_empty()
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! What a client says of itself, and how `CLIENT LIST` and `CLIENT INFO` show it.
+
+use super::session::{Replies, Session};
+use crate::clock::Moment;
+use crate::command::{Args, reply};
+
+/// What a client may say of itself; most say nothing, so it is not part of the session.
+#[derive(Debug, Default)]
+pub(super) struct ClientFacts {
+    pub(super) name: String,
+    lib_name: String,
+    lib_version: String,
+    no_evict: bool,
+}
+
+/// Whether a name can be shown in a line of `CLIENT LIST`: printable, no spaces (Redis: `validateClientAttr`).
+pub(super) fn is_printable(word: &[u8]) -> bool {
+    word.iter().all(u8::is_ascii_graphic)
+}
+
+impl Session {
+    fn with_facts<T>(&self, use_facts: impl FnOnce(&mut ClientFacts) -> T) -> T {
+        use_facts(self.inner.borrow_mut().facts.get_or_insert_default())
+    }
+
+    /// The client's name, empty if it has none.
+    pub(super) fn name(&self) -> String {
+        self.inner.borrow().facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default()
+    }
+
+    /// `CLIENT SETNAME`, `HELLO … SETNAME`. Whether the name is allowed.
+    pub(super) fn set_name(&self, name: &[u8]) -> bool {
+        if !is_printable(name) {
+            return false;
+        }
+        self.with_facts(|facts| facts.name = String::from_utf8_lossy(name).into_owned());
+        true
+    }
+
+    /// `CLIENT SETINFO`.
+    pub(super) fn set_info(&self, args: &Args<'_>, out: &mut Vec<u8>) {
+        let value = args.get(3).unwrap_or_default();
+        let is_name = args.is_word(2, "LIB-NAME");
+        if !is_name && !args.is_word(2, "LIB-VER") {
+            return reply::unrecognized_option(out, args.get(2).unwrap_or_default());
+        }
+        if !is_printable(value) {
+            return reply::unprintable(out, if is_name { "lib-name" } else { "lib-ver" });
+        }
+        let value = String::from_utf8_lossy(value).into_owned();
+        self.with_facts(|facts| if is_name { facts.lib_name = value } else { facts.lib_version = value });
+        reply::ok(out);
+    }
+
+    /// `CLIENT NO-EVICT`: quoit evicts nobody for memory, so remembering it is all there is to do.
+    pub(super) fn set_no_evict(&self, args: &Args<'_>, out: &mut Vec<u8>) {
+        let on = args.is_word(2, "ON");
+        if !on && !args.is_word(2, "OFF") {
+            return reply::syntax_error(out);
+        }
+        self.with_facts(|facts| facts.no_evict = on);
+        reply::ok(out);
+    }
+
+    /// `CLIENT REPLY`. Whether there is a reply to this request itself.
+    pub(super) fn set_replies(&self, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if args.is_word(2, "ON") {
+            inner.replies = Replies::On;
+            reply::ok(out);
+            return true;
+        }
+        if args.is_word(2, "OFF") {
+            inner.replies = Replies::Off;
+        } else if args.is_word(2, "SKIP") {
+            if inner.replies == Replies::On {
+                inner.replies = Replies::SkipNext;
+            }
+        } else {
+            reply::syntax_error(out);
+            return true;
+        }
+        false
+    }
+
+    /// `RESET`: as if the client had just connected.
+    pub(super) fn forget(&self, needs_password: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.version = crate::protocol::resp::Version::Resp2;
+        inner.replies = Replies::On;
+        inner.authenticated = !needs_password;
+        if let Some(facts) = &mut inner.facts {
+            facts.name.clear();
+            facts.no_evict = false;
+        }
+    }
+
+    /// The line of `CLIENT LIST` (fields: Redis's manual page of `CLIENT LIST`; those that have no meaning here are
+    /// left out).
+    pub(super) fn describe(&self, now: Moment) -> String {
+        let inner = self.inner.borrow();
+        let none = ClientFacts::default();
+        let facts = inner.facts.as_deref().unwrap_or(&none);
+        let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        format!(
+            "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 resp={} \
+             lib-name={} lib-ver={} user=default",
+            self.id,
+            facts.name,
+            now.since(self.since).as_secs(),
+            now.since(self.seen.get()).as_secs(),
+            if facts.no_evict { "e" } else { "N" },
+            inner.version.number(),
+            facts.lib_name,
+            facts.lib_version,
+        )
+    }
+}

@@ -1,0 +1,12 @@
+//! Sessions of Redis clients: bytes in, requests out to the coordinator, replies back in the order of the requests.
+//!
+//! Everything of one worker runs on one thread: [`Worker`] is what its sessions share, [`Worker::admit`] starts a session
+//! for an accepted connection.
+
+mod client;
+mod local;
+mod output;
+mod session;
+mod worker;
+
+pub use worker::{Fleet, Order, Worker};

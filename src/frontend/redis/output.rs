@@ -1,0 +1,278 @@
+//! Replies on their way to the client: one slot for each request that is due, in order; a buffer of what may be sent.
+//!
+//! # Invariants
+//! - A slot is answered once. Bytes enter the buffer in the order of the slots, whatever order the replies come in.
+//! - What a slot holds because it is not first yet is counted, like the buffer, against the client's bound.
+
+use std::collections::VecDeque;
+
+use crate::backend::Context;
+use crate::clock::Moment;
+use crate::metrics::Class;
+
+/// Bytes that a slot holds without memory of its own: a short value, a number, an OK.
+const INLINE_BYTES: usize = 46;
+
+/// The reply to one request.
+#[derive(Debug)]
+enum Reply {
+    /// Nothing of it has come.
+    Due,
+    /// Some of it has come and was sent on; more follows.
+    Begun,
+    /// Some of it has come, before its turn.
+    Held(Vec<u8>),
+    /// It is here, before its turn.
+    Whole(Vec<u8>),
+    /// The same, short.
+    Short { len: u8, bytes: [u8; INLINE_BYTES] },
+}
+
+/// One request that is due.
+#[derive(Debug)]
+pub(super) struct Slot {
+    reply: Reply,
+    /// The client asked for no reply (`CLIENT REPLY OFF`).
+    silent: bool,
+    /// What the metrics call it.
+    pub(super) class: Class,
+    /// When it was read.
+    pub(super) at: Moment,
+}
+
+/// How a piece of a reply ends or does not end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    /// More pieces follow.
+    No,
+    /// The reply is complete.
+    Yes,
+}
+
+/// Slots and buffer of one client.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    pub(super) slots: VecDeque<Slot>,
+    /// The number of the first slot.
+    first: u32,
+    pub(super) bytes: Vec<u8>,
+    /// How much of `bytes` was written.
+    pub(super) written: usize,
+    /// Bytes held in slots.
+    held_bytes: usize,
+}
+
+impl Output {
+    /// A slot for a request; its number.
+    #[inline]
+    pub(super) fn open(&mut self, class: Class, at: Moment, silent: bool) -> u32 {
+        // Far fewer than 2^32 requests of one client are due at a time.
+        #[expect(clippy::cast_possible_truncation, reason = "a number that may wrap")]
+        let number = self.first.wrapping_add(self.slots.len() as u32);
+        self.slots.push_back(Slot { reply: Reply::Due, silent, class, at });
+        number
+    }
+
+    /// Whether nothing is due and nothing waits to be written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.pending_bytes() == 0
+    }
+
+    /// Bytes that wait to be written.
+    #[inline]
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    /// Bytes in the buffer and in slots.
+    pub(super) fn bytes_held(&self) -> usize {
+        self.pending_bytes() + self.held_bytes
+    }
+
+    /// The slot, if it is still due.
+    #[inline]
+    pub(super) fn slot(&mut self, number: u32) -> Option<(usize, &mut Slot)> {
+        let index = number.wrapping_sub(self.first) as usize;
+        self.slots.get_mut(index).map(|slot| (index, slot))
+    }
+
+    /// Whether a reply to this slot can be sent now, in full or in part.
+    #[inline]
+    pub(super) fn is_next(&self, number: u32) -> bool {
+        number == self.first && !self.slots.is_empty()
+    }
+
+    /// Whether part of the reply to the slot has already been sent.
+    pub(super) fn has_begun(&self, number: u32) -> bool {
+        let index = number.wrapping_sub(self.first) as usize;
+        matches!(self.slots.get(index), Some(Slot { reply: Reply::Begun, .. }))
+    }
+
+    /// Forgets pieces of a reply that were held: another reply takes its place.
+    pub(super) fn restart(&mut self, number: u32) {
+        let Some((_, slot)) = self.slot(number) else { return };
+        if let Reply::Held(held) = &slot.reply {
+            let freed = held.len();
+            slot.reply = Reply::Due;
+            self.held_bytes -= freed;
+        }
+    }
+
+    /// Takes (a piece of) the reply to the slot. `sent` of its bytes have already gone to the client directly.
+    #[inline]
+    pub(super) fn put(&mut self, context: &Context, number: u32, bytes: &[u8], last: Last, sent: usize) {
+        let Some((index, slot)) = self.slot(number) else { return };
+        if index == 0 {
+            if !slot.silent {
+                self.bytes.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+            }
+            match last {
+                Last::No => slot_begun(self.slots.front_mut()),
+                Last::Yes => {
+                    self.close_first();
+                    self.advance(context);
+                }
+            }
+            return;
+        }
+        let silent = slot.silent;
+        if silent && last == Last::No {
+            return;
+        }
+        let bytes = if silent { &[] } else { bytes };
+        self.hold(context, index, bytes, last);
+    }
+
+    /// Keeps a reply that is not the first in the order.
+    fn hold(&mut self, context: &Context, index: usize, bytes: &[u8], last: Last) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        self.held_bytes += bytes.len();
+        let held = match std::mem::replace(&mut slot.reply, Reply::Due) {
+            Reply::Held(mut held) => {
+                held.extend_from_slice(bytes);
+                held
+            }
+            _ if last == Last::Yes && bytes.len() <= INLINE_BYTES => {
+                let mut short = [0; INLINE_BYTES];
+                for (to, from) in short.iter_mut().zip(bytes) {
+                    *to = *from;
+                }
+                slot.reply = Reply::Short { len: u8::try_from(bytes.len()).unwrap_or(0), bytes: short };
+                return;
+            }
+            _ => {
+                let mut held = context.take_buffer();
+                held.extend_from_slice(bytes);
+                held
+            }
+        };
+        slot.reply = match last {
+            Last::Yes => Reply::Whole(held),
+            Last::No => Reply::Held(held),
+        };
+    }
+
+    #[inline]
+    fn close_first(&mut self) {
+        self.slots.pop_front();
+        self.first = self.first.wrapping_add(1);
+    }
+
+    /// Moves what has become first into the buffer.
+    #[inline]
+    fn advance(&mut self, context: &Context) {
+        while let Some(slot) = self.slots.front_mut() {
+            match &mut slot.reply {
+                Reply::Due | Reply::Begun => return,
+                Reply::Short { len, bytes } => {
+                    self.held_bytes -= usize::from(*len);
+                    self.bytes.extend_from_slice(bytes.get(..usize::from(*len)).unwrap_or_default());
+                }
+                Reply::Whole(held) => {
+                    self.held_bytes -= held.len();
+                    self.bytes.extend_from_slice(held);
+                    context.return_buffer(std::mem::take(held));
+                }
+                Reply::Held(held) => {
+                    self.held_bytes -= held.len();
+                    self.bytes.extend_from_slice(held);
+                    context.return_buffer(std::mem::take(held));
+                    slot.reply = Reply::Begun;
+                    return;
+                }
+            }
+            self.close_first();
+        }
+    }
+}
+
+fn slot_begun(slot: Option<&mut Slot>) {
+    if let Some(slot) = slot {
+        slot.reply = Reply::Begun;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Limits;
+
+    fn context() -> Context {
+        Context::new(Limits { connects_per_second_max: 1, buffer_bytes_max: 1 })
+    }
+
+    fn output(slots: u32) -> Output {
+        let mut output = Output::default();
+        for number in 0..slots {
+            assert_eq!(output.open(Class::Read, Moment::default(), false), number);
+        }
+        output
+    }
+
+    #[test]
+    fn replies_leave_in_the_order_of_the_requests() {
+        let mut output = output(3);
+        let long = [b'x'; 100];
+        output.put(&context(), 2, b"+three\r\n", Last::Yes, 0);
+        output.put(&context(), 1, &long, Last::Yes, 0);
+        assert_eq!(output.bytes, b"");
+        assert_eq!(output.bytes_held(), 108);
+        output.put(&context(), 0, b"+one\r\n", Last::Yes, 0);
+        assert_eq!(output.bytes, [b"+one\r\n".as_slice(), &long, b"+three\r\n"].concat());
+        assert!(output.slots.is_empty());
+        assert_eq!(output.held_bytes, 0);
+    }
+
+    #[test]
+    fn a_reply_in_pieces_waits_for_its_turn_and_then_flows() {
+        let mut output = output(2);
+        output.put(&context(), 1, b"$4\r\na", Last::No, 0);
+        output.put(&context(), 1, b"b", Last::No, 0);
+        output.put(&context(), 0, b"+one\r\n", Last::Yes, 0);
+        assert_eq!(output.bytes, b"+one\r\n$4\r\nab");
+        assert!(output.has_begun(1));
+        output.put(&context(), 1, b"cd\r\n", Last::Yes, 0);
+        assert_eq!(output.bytes, b"+one\r\n$4\r\nabcd\r\n");
+        assert!(output.slots.is_empty());
+    }
+
+    #[test]
+    fn a_silent_request_leaves_nothing() {
+        let mut output = Output::default();
+        let first = output.open(Class::Write, Moment::default(), true);
+        let second = output.open(Class::Write, Moment::default(), true);
+        let third = output.open(Class::Write, Moment::default(), false);
+        output.put(&context(), third, b"+3\r\n", Last::Yes, 0);
+        output.put(&context(), second, b"+2\r\n", Last::Yes, 0);
+        output.put(&context(), first, b"+1\r\n", Last::Yes, 0);
+        assert_eq!(output.bytes, b"+3\r\n");
+    }
+
+    #[test]
+    fn a_late_reply_finds_no_slot() {
+        let mut output = output(1);
+        output.put(&context(), 0, b"-ERR timed out\r\n", Last::Yes, 0);
+        output.put(&context(), 0, b"+late\r\n", Last::Yes, 0);
+        assert_eq!(output.bytes, b"-ERR timed out\r\n");
+    }
+}

@@ -1,0 +1,231 @@
+//! What the sessions of one worker share, and what other threads ask of a worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, Cache};
+use tokio::sync::{mpsc, oneshot};
+
+use super::output::Slot;
+use super::session::Session;
+use crate::backend::{Context, Limits, Stream};
+use crate::coordinator::Coordinator;
+use crate::metrics::{ListenerCells, Metrics, WorkerCells};
+use crate::protocol::resp::RequestScan;
+use crate::topology::{Topology, View};
+
+/// Slot queues that are kept for the next session that needs one, and the longest of them.
+const SLOT_QUEUES_MAX: usize = 256;
+const SLOT_QUEUE_LEN_MAX: usize = 128;
+/// How often a worker looks after what no event announces.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// What another thread asks of a worker.
+#[derive(Debug)]
+pub enum Order {
+    /// Serve this client, which came in on the listener of that number.
+    Serve(std::net::TcpStream, usize),
+    /// The topology has changed: take it now, not at the next request.
+    Refresh,
+    /// List the clients, as `CLIENT LIST` does.
+    List(oneshot::Sender<String>),
+    /// Finish what has come in, then close.
+    Drain,
+}
+
+/// All workers, as one of them sees the others.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Where orders go, in the order of the workers' numbers.
+    pub workers: Vec<mpsc::Sender<Order>>,
+    /// How many clients each has.
+    pub loads: Vec<Arc<AtomicU64>>,
+    /// What every worker's requests see.
+    pub topology: Arc<ArcSwap<Topology>>,
+    /// The number of the next client.
+    pub next_client: AtomicU64,
+    /// When the process started.
+    pub started: SystemTime,
+}
+
+/// One worker.
+pub struct Worker {
+    pub(super) context: Rc<Context>,
+    pub(super) coordinator: Coordinator,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) sessions: RefCell<HashMap<u64, Rc<Session>>>,
+    listeners: Vec<Arc<ListenerCells>>,
+    metrics: Arc<Metrics>,
+    cells: Arc<WorkerCells>,
+    load: Arc<AtomicU64>,
+    cache: RefCell<Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>>,
+    view: RefCell<Rc<View>>,
+    scan: Cell<Option<Box<RequestScan>>>,
+    slot_queues: RefCell<Vec<VecDeque<Slot>>>,
+    draining: Cell<bool>,
+}
+
+/// Counts a client out when it is gone.
+struct Leaving(Arc<AtomicU64>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    /// Worker number `index`; `listeners` are the names of those that are open. Nodes begin to connect.
+    pub fn start(index: usize, fleet: &Arc<Fleet>, listeners: &[String], metrics: &Arc<Metrics>) -> Rc<Self> {
+        let mut cache = Cache::new(Arc::clone(&fleet.topology));
+        let topology = Arc::clone(cache.load());
+        let proxy = &topology.config.proxy;
+        let workers = fleet.workers.len().max(1);
+        let context = Rc::new(Context::new(Limits {
+            connects_per_second_max: (proxy.connects_per_second_max / u32::try_from(workers).unwrap_or(1)).max(1),
+            buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
+        }));
+        let view = Rc::new(View::build(topology, None, &context, metrics));
+        Rc::new(Self {
+            coordinator: Coordinator::default(),
+            fleet: Arc::clone(fleet),
+            sessions: RefCell::default(),
+            listeners: listeners.iter().map(|name| metrics.listener(name)).collect(),
+            metrics: Arc::clone(metrics),
+            cells: metrics.worker(index),
+            load: fleet.loads.get(index).map(Arc::clone).unwrap_or_default(),
+            cache: RefCell::new(cache),
+            view: RefCell::new(view),
+            scan: Cell::default(),
+            slot_queues: RefCell::default(),
+            draining: Cell::new(false),
+            context,
+        })
+    }
+
+    /// Carries out orders until it is told to drain and has no client left.
+    pub async fn run(self: Rc<Self>, mut orders: mpsc::Receiver<Order>) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased; // Orders first: a drain must not wait behind housekeeping.
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => self.drain(),
+                },
+                _ = housekeeping.tick() => self.keep_house(),
+            }
+            if self.draining.get() && self.sessions.borrow().is_empty() {
+                break;
+            }
+        }
+        self.view.borrow().leave();
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
+    }
+
+    fn obey(self: &Rc<Self>, order: Order) {
+        match order {
+            Order::Serve(stream, listener) => self.admit(stream, listener),
+            Order::Refresh => drop(self.view()),
+            Order::List(answer) => {
+                let now = self.context.clock.tick();
+                let lines = self.sessions.borrow().values().map(|session| session.describe(now) + "\n").collect();
+                // Who asked may have gone.
+                drop(answer.send(lines));
+            }
+            Order::Drain => self.drain(),
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        for session in self.sessions.borrow().values() {
+            session.wake();
+        }
+    }
+
+    fn keep_house(&self) {
+        self.cells.buffers_bytes.set(i64::try_from(self.context.buffered_bytes()).unwrap_or(i64::MAX));
+        let now = self.context.clock.tick();
+        let view = self.view();
+        for session in self.sessions.borrow().values() {
+            session.keep_house(&view, now);
+        }
+    }
+
+    fn admit(self: &Rc<Self>, stream: std::net::TcpStream, listener: usize) {
+        // The acceptor has counted the client; whoever lets it go counts it out.
+        let leaving = Leaving(Arc::clone(&self.load));
+        let Some(cells) = self.listeners.get(listener).map(Arc::clone) else { return };
+        let peer = stream.peer_addr().ok();
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
+        let id = self.fleet.next_client.fetch_add(1, Ordering::Relaxed);
+        let session = Session::new(id, listener, peer, Stream::Tcp(stream), self, cells);
+        self.sessions.borrow_mut().insert(id, Rc::clone(&session));
+        let worker = Rc::clone(self);
+        self.context.spawn(async move {
+            session.run().await;
+            drop(worker.sessions.borrow_mut().remove(&session.id));
+            let mut sessions = worker.sessions.borrow_mut();
+            if sessions.capacity() > 8 * sessions.len().max(64) {
+                sessions.shrink_to_fit();
+            }
+            drop(leaving);
+        });
+    }
+
+    /// The view that a batch of requests uses; takes a changed topology at once.
+    #[inline]
+    pub(super) fn view(&self) -> Rc<View> {
+        let mut cache = self.cache.borrow_mut();
+        let newest = cache.load();
+        let mut view = self.view.borrow_mut();
+        if !Arc::ptr_eq(newest, &view.topology) {
+            *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
+        }
+        Rc::clone(&view)
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Lends the scanner that requests which arrive whole are scanned with.
+    #[inline]
+    pub(super) fn take_scan(&self) -> Box<RequestScan> {
+        self.scan.take().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn return_scan(&self, mut scan: Box<RequestScan>) {
+        scan.reset();
+        // One that grew with a huge request is not kept (FAILURES F4).
+        if scan.heap_bytes() < 64 * 1024 {
+            self.scan.set(Some(scan));
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_slots(&self) -> VecDeque<Slot> {
+        self.slot_queues.borrow_mut().pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn return_slots(&self, slots: VecDeque<Slot>) {
+        let mut kept = self.slot_queues.borrow_mut();
+        if slots.capacity() > 0 && slots.capacity() <= SLOT_QUEUE_LEN_MAX && kept.len() < SLOT_QUEUES_MAX {
+            kept.push(slots);
+        }
+    }
+}
