@@ -310,7 +310,7 @@ fn faults_name_the_member_and_the_mend() {
     refused(
         Ketama,
         vec![member("a", 26215)],
-        "the weights add up to 26215, more than 26214: divide them all by the same number",
+        "the weights add up to 26215, more than 26214: divide them all by the same number, or split the pool",
     );
     refused(
         Ketama,
