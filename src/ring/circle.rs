@@ -231,7 +231,7 @@ fn remainder(token: u64, modulus: usize) -> usize {
 }
 
 fn entry_index(count: usize) -> u32 {
-    u32::try_from(count).expect("a circle has at most ENTRIES_MAX entries")
+    u32::try_from(count).expect("65535 members have at most 160 points each, or as many as ENTRIES_MAX allows")
 }
 
 /// Our own points: each vnode's token is the hash of the member's name, seeded by the vnode's number. A member's first

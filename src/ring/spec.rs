@@ -204,7 +204,7 @@ pub enum RingError {
         placement: Placement,
     },
     /// Weights that add up to more than a table can hold.
-    #[error("the weights add up to {total}, more than {most}: divide them all by the same number")]
+    #[error("the weights add up to {total}, more than {most}: divide them all by the same number, or split the pool")]
     TooMuchWeight {
         /// Their sum.
         total: u64,

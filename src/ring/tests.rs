@@ -60,7 +60,7 @@ fn hash() -> impl Strategy<Value = KeyHash> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn replicas_are_distinct_and_zones_come_first(
@@ -187,11 +187,20 @@ proptest! {
         }
     }
 
+
+    #[test]
+    fn a_diff_agrees_with_every_key(
+        placement in placement(), hash in hash(), before in fleet(), after in fleet(), replicas in 1_usize..4,
+    ) {
+        prop_assume!(!matches!(placement, Placement::Maglev | Placement::Rendezvous | Placement::Jump));
+        let (before, after) = (ring(placement, hash, &before), ring(placement, hash, &after));
+        check_diff(&before, &after, replicas, &diff(&before, &after, replicas));
+    }
 }
 
 proptest! {
     // A diff by samples costs a tenth of a second where nothing is optimised.
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_diff_shows_that_a_new_member_only_takes(
@@ -210,8 +219,8 @@ proptest! {
     }
 
     #[test]
-    fn a_diff_agrees_with_every_key(
-        placement in placement(), hash in hash(), before in fleet(), after in fleet(), replicas in 1_usize..4,
+    fn a_slow_diff_agrees_with_every_key(
+        placement in proptest::sample::select(vec![Placement::Maglev, Placement::Rendezvous, Placement::Jump]), hash in hash(), before in fleet(), after in fleet(), replicas in 1_usize..4,
     ) {
         let (before, after) = (ring(placement, hash, &before), ring(placement, hash, &after));
         check_diff(&before, &after, replicas, &diff(&before, &after, replicas));
@@ -301,7 +310,7 @@ fn faults_name_the_member_and_the_mend() {
     refused(
         Ketama,
         vec![member("a", 26215)],
-        "the weights add up to 26215, more than 26214: divide them all by the same number",
+        "the weights add up to 26215, more than 26214: divide them all by the same number, or split the pool",
     );
     refused(
         Ketama,
