@@ -182,12 +182,11 @@ impl Server {
         notify(&[sd_notify::NotifyState::Stopping]);
         stop_accepting.cancel();
         acceptors.join_all().await;
-        let result = match failed {
-            Some(worker) => Err(ServerError::Worker(worker)),
-            None => {
-                self.control.drain(&mut self.workers).await;
-                Ok(())
-            }
+        let result = if let Some(worker) = failed {
+            Err(ServerError::Worker(worker))
+        } else {
+            self.control.drain(&mut self.workers).await;
+            Ok(())
         };
         stop_admin.cancel();
         admin.join_all().await;

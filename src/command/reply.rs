@@ -394,7 +394,7 @@ mod tests {
         check(|out| wrong_arity(out, set), "-ERR wrong number of arguments for 'config|set' command\r\n");
         check(|out| refused(out, set, "no"), "-ERR 'CONFIG SET' is refused by quoit: no\r\n");
         check(|out| later(out, row, "no"), "-ERR 'CONFIG' is not supported by quoit yet: no\r\n");
-        check(|out| node_unavailable(out, "a\nb", "why\r"), "-ERR node 'a b' is unavailable: why \r\n");
+        check(|out| node_failed(out, "a\nb", "why\r"), "-ERR node a b: why \r\n");
         check(
             |out| unknown_subcommand(out, &OwnedArgs::new(["config", "no"]).view()),
             "-ERR unknown subcommand 'no'. Try CONFIG HELP.\r\n",

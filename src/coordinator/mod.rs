@@ -117,7 +117,7 @@ impl Coordinator {
         let mut keys = KeyIndexes::new();
         if command::keys(request.row, &request.args, &mut keys).is_err() {
             // Without keys the request is malformed: any store refuses it in its own words and touches nothing.
-            return self.send_anywhere(target, request, sink, slot, out);
+            return Self::send_anywhere(target, request, sink, slot, out);
         }
         let most = target.listener.keys_per_command_max;
         if keys.len() > most {
@@ -136,7 +136,7 @@ impl Coordinator {
             places.push(place);
         }
         let Some(first) = places.first().copied() else {
-            return self.send_anywhere(target, request, sink, slot, out);
+            return Self::send_anywhere(target, request, sink, slot, out);
         };
         let together = places.iter().all(|place| *place == first);
         match request.row.handling {
@@ -167,7 +167,6 @@ impl Coordinator {
     }
 
     fn send_anywhere(
-        &self,
         target: &Target<'_>,
         request: &Request<'_>,
         sink: &Rc<dyn ReplySink>,

@@ -50,6 +50,7 @@ pub(super) enum Role {
     Spare,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent marks, each set and cleared in one place")]
 struct Inner {
     role: Role,
     stream: Option<Stream>,
@@ -78,7 +79,7 @@ struct Inner {
 }
 
 /// A connection. Its task runs [`run`](Connection::run); everything else is called from the same thread.
-pub struct Connection {
+pub(super) struct Connection {
     pub(super) version: Version,
     inner: RefCell<Inner>,
     load: Cell<usize>,

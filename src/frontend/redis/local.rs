@@ -1,6 +1,5 @@
 //! Verbs that quoit answers itself: who is there, what is this, which protocol.
 
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::session::{Session, class_of};
 use super::worker::Order;
-use crate::backend::{Piece, ReplySink, Tag};
+use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, glob, introspect};
 use crate::config::Listener;
@@ -289,7 +288,7 @@ fn info(session: &Session, view: &View, args: &Args<'_>) -> String {
     );
     for pool in &topology.pools {
         let fingerprint = pool.ring.fingerprint();
-        drop(writeln!(own, "pool_{}:nodes={},ring={fingerprint:016x}\r", pool.name, pool.nodes.len()));
+        own.extend([format!("pool_{}:nodes={},ring={fingerprint:016x}\r\n", pool.name, pool.nodes.len())]);
     }
     sections.push(("quoit", own));
     let asked: Vec<String> =
@@ -305,7 +304,7 @@ fn info(session: &Session, view: &View, args: &Args<'_>) -> String {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            drop(write!(text, "# {title}\r\n{body}"));
+            text.extend(["# ", &title, "\r\n", &body]);
         }
     }
     text
@@ -344,6 +343,6 @@ fn list_clients(session: &Rc<Session>, row: &Row, resp: Resp) {
         }
         let mut out = Vec::new();
         reply::verbatim_text(&mut out, resp, lines.as_bytes());
-        drop(ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&out)));
+        let _: Flow = ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&out));
     });
 }

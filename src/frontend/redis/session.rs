@@ -75,6 +75,7 @@ pub(super) enum Replies {
     SkipNext,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent marks, each set and cleared in one place")]
 pub(super) struct Inner {
     stream: Option<Stream>,
     output: Output,
@@ -103,7 +104,7 @@ pub(super) struct Inner {
 }
 
 /// One client's session.
-pub struct Session {
+pub(super) struct Session {
     pub(super) id: u64,
     pub(super) listener: usize,
     pub(super) peer: Option<SocketAddr>,
@@ -646,9 +647,9 @@ impl Session {
         let mut sent = 0;
         if let Some((_, due)) = inner.output.slot(slot) {
             if last == Last::Yes {
-                let spent = self.worker.context.clock.now().since(due.at);
+                let duration = self.worker.context.clock.now().since(due.at);
                 self.cells.requests(due.class, outcome).increment();
-                self.cells.request_duration(due.class).observe(spent);
+                self.cells.request_duration(due.class).observe(duration);
             }
         } else {
             return;

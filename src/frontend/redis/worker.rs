@@ -203,6 +203,7 @@ impl Worker {
 
     /// Lends the scanner that requests which arrive whole are scanned with.
     #[inline]
+    #[expect(clippy::unnecessary_box_returns, reason = "a session that keeps it keeps the box")]
     pub(super) fn take_scan(&self) -> Box<RequestScan> {
         self.scan.take().unwrap_or_default()
     }

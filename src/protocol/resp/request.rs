@@ -294,7 +294,7 @@ mod tests {
         check(b"*1\r\n$536870912\r\n", Ok(Scanned::Incomplete));
         check(b"\r\n", Ok(Scanned::Inline { line: 0, len: 2 }));
         check(b"PING\r\nx", Ok(Scanned::Inline { line: 4, len: 6 }));
-        check(&[b'x'; LINE_BYTES_MAX + 1], Err(ProtocolError::InlineLine));
+        check(&vec![b'x'; LINE_BYTES_MAX + 1], Err(ProtocolError::InlineLine));
     }
 
     #[test]
