@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::address::Address;
+use super::address::{Address, AddressError};
 use super::check::Check;
 use super::faults::Fault;
 use super::file::{At, BreakerTable, NodeTable, PoolTable, RingTable};
@@ -90,6 +90,9 @@ impl Check<'_> {
             Ok(address) => Some(address),
             Err(error) => {
                 self.push(Fault::new(&address.span, "the address of a node is not understood").help(error.to_string()));
+                if error == AddressError::Credentials {
+                    self.faults.mask(&address.span);
+                }
                 None
             }
         });
@@ -194,8 +197,7 @@ impl Check<'_> {
     fn ring_error(&mut self, error: &RingError, pool: &PoolTable, whole: bool) {
         let of_the_whole = matches!(
             error,
-            RingError::Empty
-                | RingError::TooManyMembers { .. }
+            RingError::TooManyMembers { .. }
                 | RingError::TooMuchWeight { .. }
                 | RingError::SlotsMissing { .. }
                 | RingError::RangeGap { .. }
@@ -207,15 +209,15 @@ impl Check<'_> {
             pool.node.iter().find(|node| node.name.as_ref().is_some_and(|at| at.value == *name)).and_then(setting)
         };
         let (blamed, related) = match error {
-            // Names were compared and the texts of slots refused as they were read.
+            // Names were compared and nodes counted before, and the texts of slots refused as they were read.
             RingError::DuplicateName { .. }
             | RingError::DuplicateRingName { .. }
             | RingError::EmptyName { .. }
-            | RingError::BadSlots { .. } => return,
-            RingError::Empty
-            | RingError::TooManyMembers { .. }
-            | RingError::TooMuchWeight { .. }
-            | RingError::SlotsMissing { .. } => (None, None),
+            | RingError::BadSlots { .. }
+            | RingError::Empty => return,
+            RingError::TooManyMembers { .. } | RingError::TooMuchWeight { .. } | RingError::SlotsMissing { .. } => {
+                (None, None)
+            }
             RingError::ZeroWeight { name } | RingError::WeightIgnored { name, .. } => (span(name, weight_span), None),
             RingError::SlotsIgnored { name, .. } => (span(name, slots_span), None),
             RingError::SlotOverlap { name, other, .. } => (span(name, slots_span), span(other, slots_span)),
