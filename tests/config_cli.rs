@@ -1,5 +1,7 @@
 //! The command line as people and scripts meet it, and the committed files that it prints.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -52,11 +54,9 @@ fn committed_schema_and_reference_are_current() {
 
 #[test]
 fn help_of_every_command() {
-    let mut text = stdout(&["--help"]);
-    for command in ["serve", "check", "route", "plan", "import", "schema", "completions"] {
-        text.push_str(&format!("\n$ quoit {command} --help\n{}", stdout(&[command, "--help"])));
-    }
-    snapshot("help", &text);
+    let commands = ["serve", "check", "route", "plan", "import", "schema", "completions"];
+    let pages = commands.map(|command| format!("$ quoit {command} --help\n{}", stdout(&[command, "--help"])));
+    snapshot("help", &format!("{}\n{}", stdout(&["--help"]), pages.join("\n")));
     quoit(&["frobnicate"]).assert().code(2);
 }
 

@@ -1,6 +1,8 @@
 //! `quoit import` against the real thing: nutcracker and the ring of the imported file send each key to the same
 //! server. The servers are sinks that answer any request with their own name.
 
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "a test with its own clock")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -121,11 +123,12 @@ fn nutcracker_and_its_import_agree() {
         format!("hash: hsieh\n  distribution: modula\n  servers:\n   - '{three}:1'\n   - '{left}:1'\n   - '{one}:1'"),
     ];
     let ports = free_ports(pools.len() + 1);
-    let text: String = ports
+    let text = ports
         .iter()
         .zip(&pools)
         .map(|(port, settings)| format!("on-{port}:\n  listen: 127.0.0.1:{port}\n  redis: true\n  {settings}\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let path = directory.path().join("nutcracker.yml");
     fs::write(&path, &text).unwrap();
     let translated = import::nutcracker("nutcracker.yml", &text).unwrap_or_else(|faults| panic!("{faults}"));

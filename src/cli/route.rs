@@ -75,7 +75,7 @@ impl Route {
         if self.json {
             return print(&json(&ways)?);
         }
-        print(&ways.iter().map(Way::described).collect::<Vec<_>>().join("\n"))
+        print(&ways.iter().map(Way::described).collect::<Vec<_>>().join("\n\n"))
     }
 }
 
@@ -144,6 +144,6 @@ impl Way {
             let zone = node.zone.as_ref().map(|zone| format!(" in {zone}")).unwrap_or_default();
             lines.push(("node", format!("{} at {}{zone}", node.name, node.address)));
         }
-        lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+        lines.iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
     }
 }

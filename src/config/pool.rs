@@ -218,7 +218,9 @@ impl Check<'_> {
             RingError::TooManyMembers { .. } | RingError::TooMuchWeight { .. } | RingError::SlotsMissing { .. } => {
                 (None, None)
             }
-            RingError::ZeroWeight { name } | RingError::WeightIgnored { name, .. } => (span(name, weight_span), None),
+            RingError::ZeroWeight { name } | RingError::WeightIgnored { name, .. } => {
+                (span(name, |node| Some(span_of(&node.weight))), None)
+            }
             RingError::SlotsIgnored { name, .. } => (span(name, slots_span), None),
             RingError::SlotOverlap { name, other, .. } => (span(name, slots_span), span(other, slots_span)),
             RingError::RangeStartMissing { name } => (span(name, name_span), None),
@@ -295,10 +297,6 @@ fn name_span(node: &NodeTable) -> Span {
     node.name.as_ref().map(span_of)
 }
 
-fn weight_span(node: &NodeTable) -> Span {
-    Some(span_of(&node.weight))
-}
-
 fn slots_span(node: &NodeTable) -> Span {
     node.slots.as_ref().map(span_of)
 }
@@ -311,7 +309,7 @@ fn range_start_span(node: &NodeTable) -> Span {
 fn extent(pool: &PoolTable) -> Range<usize> {
     let nodes = pool.node.iter().flat_map(|node| {
         let texts = [&node.name, &node.address, &node.ring_name, &node.range_start].map(|at| at.as_ref().map(span_of));
-        texts.into_iter().chain([slots_span(node), weight_span(node)])
+        texts.into_iter().chain([slots_span(node), Some(span_of(&node.weight))])
     });
     let placement = pool.ring.placement.as_ref().map(span_of);
     let spans = nodes.chain([pool.name.as_ref().map(span_of), placement]).flatten().filter(|span| !span.is_empty());

@@ -2,7 +2,7 @@
 //! server.
 //!
 //! Placement is the part that must not be wrong, and twemproxy does not write down all of it: what it hashes for a
-//! server without a name was observed on nutcracker 0.5.0 and is in [`ring_name`]. Everything else is translated where
+//! server without a name was observed on nutcracker 0.5.0 and is in `ring_name`. Everything else is translated where
 //! we have the same thing and left as a comment where we have not.
 //!
 //! # Invariants
