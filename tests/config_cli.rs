@@ -43,7 +43,10 @@ fn snapshot(name: &str, text: &str) {
 #[track_caller]
 fn check_committed(path: &str, want: &str) {
     let committed = fs::read_to_string(root().join(path)).unwrap_or_default();
-    assert!(committed == want, "{path} is not what quoit prints: write it again (the README's reference says how)");
+    assert!(
+        committed == want,
+        "{path} is not what quoit prints: write it again with `quoit schema` or `quoit schema --markdown`"
+    );
 }
 
 #[test]

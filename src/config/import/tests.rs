@@ -58,7 +58,7 @@ fn depth_is_bounded() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_panics(place: prop::sample::Index, length in 0_usize..20, scrap in any::<String>()) {
