@@ -44,6 +44,25 @@ pub(super) fn walk(schema: &Value, document: &mut Spanned<DeTable<'_>>, faults: 
     walk.table(schema, document.get_mut(), &span, "");
 }
 
+/// Masks what looks like a secret in a text that is no TOML, where there are no values to mask.
+pub(super) fn mask_lines(text: &str, faults: &mut Faults) {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let end = start + line.len();
+        if let Some((key, value)) = line.split_once(['=', ':'])
+            && is_secret(key)
+        {
+            faults.mask(&(end - value.len()..end));
+        }
+        start = end;
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    SECRETS.iter().any(|word| key.contains(word))
+}
+
 struct Walk<'s, 'f> {
     root: &'s Value,
     faults: &'f mut Faults,
@@ -64,7 +83,7 @@ impl Walk<'_, '_> {
                 let known = properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str));
                 let fault = self.unknown(&key.span(), name, known, path);
                 self.faults.push(fault);
-                if SECRETS.iter().any(|word| name.to_lowercase().contains(word)) {
+                if is_secret(name) {
                     self.faults.mask(&value.span());
                 }
                 continue;

@@ -96,6 +96,10 @@ fn secrets_in_the_wrong_place_are_masked() {
         let shown = check_text("quoit.toml", &format!("{MINIMAL}{wrong}\n")).unwrap_err().to_string();
         assert!(!shown.contains("hunter2") && shown.contains("unknown key"), "{shown}");
     }
+    for wrong in ["password = hunter2", "auth_token: hunter2", "[[pool]]\ntoken = \"hunter2"] {
+        let shown = check_text("quoit.toml", wrong).unwrap_err().to_string();
+        assert!(!shown.contains("hunter2") && shown.contains("****"), "{shown}");
+    }
     let text = MINIMAL.replace("10.0.0.1", "redis://reader:hunter2@10.0.0.1");
     let shown = check_text("quoit.toml", &text).unwrap_err().to_string();
     assert!(!shown.contains("hunter2") && shown.contains("no user or password"), "{shown}");

@@ -21,6 +21,7 @@ use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 use super::address::bind;
 use super::check::is_name;
 use super::faults::{Fault, Faults, nearest};
+use super::shape::mask_lines;
 use crate::ring::KeyHash;
 
 /// The longest file that is read. A server is a line, and twemproxy itself keeps everything in one process.
@@ -147,6 +148,7 @@ impl Import<'_> {
         let documents = match MarkedYaml::load_from_str(self.text) {
             Ok(documents) => documents,
             Err(error) => {
+                mask_lines(self.text, &mut self.faults);
                 let place = self.offset(error.marker().index());
                 self.push(Fault::new(&(place..place), format!("this is not YAML: {}", error.info())));
                 return Vec::new();

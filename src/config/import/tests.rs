@@ -44,6 +44,8 @@ fn passwords_are_not_copied() {
     assert_eq!(translated.matches("password_env = \"QUOIT_ALPHA_PASSWORD\"").count(), 2, "clients and stores");
     let faults = nutcracker("twemproxy.yml", &text.replace("hunter2\n", "hunter2\n  redis_db: 1\n")).unwrap_err();
     assert!(!faults.to_string().contains("hunter2"), "{faults}");
+    let faults = nutcracker("broken.yml", "alpha:\n  redis_auth: 'hunter2\n").unwrap_err();
+    assert!(!faults.to_string().contains("hunter2"), "{faults}");
 }
 
 #[test]
