@@ -22,7 +22,12 @@ fn main() -> ExitCode {
 
 /// Log lines go to standard error; `QUOIT_LOG` says which, by the rules of `tracing_subscriber::EnvFilter`.
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("QUOIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("QUOIT_LOG").unwrap_or_default();
+    let filter = if wanted.is_empty() { Ok(EnvFilter::new("info")) } else { EnvFilter::try_new(&wanted) };
+    let (filter, fault) = match filter {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
@@ -30,5 +35,8 @@ fn start_logging(format: LogFormat) {
             lines.with_ansi(colours).init();
         }
         LogFormat::Json => lines.json().init(),
+    }
+    if let Some(error) = fault {
+        tracing::warn!(%error, "QUOIT_LOG is not understood: lines from `info` on are written");
     }
 }

@@ -29,8 +29,8 @@ const PATHS: [&str; 2] = ["quoit.toml", "/etc/quoit/quoit.toml"];
 #[derive(Debug, Parser)]
 #[command(name = "quoit", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
-    /// How log lines on standard error look. `QUOIT_LOG` says which are written, such as `info` or `quoit=debug`.
-    #[arg(long, value_enum, default_value_t, global = true)]
+    /// Log lines as `text` or `json`; `QUOIT_LOG` chooses which, such as `quoit=debug`
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true, global = true)]
     pub log_format: LogFormat,
     #[command(subcommand)]
     command: Command,

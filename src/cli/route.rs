@@ -28,8 +28,8 @@ pub(super) struct Route {
 #[derive(Debug, Serialize)]
 struct Way {
     listener: String,
-    /// The prefix of the route that takes the key; none if the listener's own pool does.
-    route: Option<String>,
+    /// The route that takes the key; none if the listener's own pool does.
+    route: Option<RouteOfKey>,
     pool: String,
     /// What the store sees.
     stored_key: String,
@@ -39,6 +39,13 @@ struct Way {
     token: String,
     /// The primary first.
     nodes: Vec<NodeOfKey>,
+}
+
+#[derive(Debug, Serialize)]
+struct RouteOfKey {
+    prefix: String,
+    /// What the store sees in its place; none if the key is sent as it came.
+    replace_prefix: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,7 +75,7 @@ impl Route {
         if self.json {
             return print(&json(&ways)?);
         }
-        print(&ways.iter().map(Way::described).collect::<Vec<_>>().join("\n"))
+        print(&ways.iter().map(Way::described).collect::<Vec<_>>().join("\n\n"))
     }
 }
 
@@ -85,10 +92,13 @@ fn way(config: &Config, listener: &Listener, key: &[u8]) -> anyhow::Result<Way> 
         .collect();
     Ok(Way {
         listener: listener.name.clone(),
-        route: route.map(|route| match &route.rewrite {
-            Rewrite::Keep => shown(&route.prefix),
-            Rewrite::Strip => format!("{} → stripped", shown(&route.prefix)),
-            Rewrite::Replace(replacement) => format!("{} → {}", shown(&route.prefix), shown(replacement)),
+        route: route.map(|route| RouteOfKey {
+            prefix: shown(&route.prefix),
+            replace_prefix: match &route.rewrite {
+                Rewrite::Keep => None,
+                Rewrite::Strip => Some(String::new()),
+                Rewrite::Replace(replacement) => Some(shown(replacement)),
+            },
         }),
         pool: pool.name.clone(),
         shard_key: shown(ring.shard_key(&stored_key)),
@@ -107,11 +117,24 @@ fn shown(bytes: &[u8]) -> String {
     }
 }
 
+impl RouteOfKey {
+    fn described(&self) -> String {
+        match self.replace_prefix.as_deref() {
+            None => self.prefix.clone(),
+            Some("") => format!("{}, stripped", self.prefix),
+            Some(replacement) => format!("{}, replaced by {replacement}", self.prefix),
+        }
+    }
+}
+
 impl Way {
     fn described(&self) -> String {
         let mut lines = vec![
             ("listener", self.listener.clone()),
-            ("route", self.route.clone().unwrap_or_else(|| "none: the listener's pool".to_owned())),
+            (
+                "route",
+                self.route.as_ref().map_or_else(|| "none: the listener's pool".to_owned(), RouteOfKey::described),
+            ),
             ("pool", self.pool.clone()),
             ("stored key", self.stored_key.clone()),
             ("shard key", self.shard_key.clone()),
@@ -121,6 +144,6 @@ impl Way {
             let zone = node.zone.as_ref().map(|zone| format!(" in {zone}")).unwrap_or_default();
             lines.push(("node", format!("{} at {}{zone}", node.name, node.address)));
         }
-        lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+        lines.iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
     }
 }

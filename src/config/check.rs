@@ -27,6 +27,7 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
     }
     if !faults.is_empty() {
         // Past a syntax error the reader guesses; faults of its guesses would only mislead.
+        shape::mask_lines(text, &mut faults);
         return faults.or(None);
     }
     shape::walk(schema::shared(), &mut document, &mut faults);

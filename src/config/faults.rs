@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //! - Rendering never panics, whatever the spans: they are clamped to the text and its character boundaries.
-//! - A fault never quotes a secret: the file holds none, and what is read from elsewhere is not passed in here.
+//! - A fault never quotes a secret: what stands in the file by mistake is masked before anything is rendered, and what is
+//!   read from elsewhere is not passed in here.
 
 use std::fmt;
 use std::ops::Range;
@@ -69,6 +70,16 @@ impl Faults {
         self.list.push(fault);
     }
 
+    /// Makes these bytes of the file unreadable in everything that is shown.
+    pub(super) fn mask(&mut self, span: &Range<usize>) {
+        let span = self.clamp(span);
+        let mut bytes = std::mem::take(&mut self.text).into_bytes();
+        for byte in bytes.get_mut(span).into_iter().flatten().filter(|byte| !matches!(byte, b'\n' | b'\r')) {
+            *byte = b'*';
+        }
+        self.text = String::from_utf8(bytes).expect("whole characters became stars");
+    }
+
     /// Each fault, in the order of the file once checking is over.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.list.iter()
@@ -94,7 +105,7 @@ impl Faults {
         if self.list.is_empty() {
             return Ok(value.expect("a part is missing only where a fault was reported"));
         }
-        self.list.sort_by_key(|fault| fault.span.start);
+        self.list.sort_by(|left, right| (left.span.start, &left.title).cmp(&(right.span.start, &right.title)));
         self.list.dedup();
         Err(self)
     }

@@ -1,6 +1,6 @@
 //! The file as written: one struct a table, one field a key, a doc comment a setting.
 //!
-//! This is the one source of every key: [`super::schema`] derives the JSON Schema from it, [`super::shape`] walks a
+//! This is the one source of every key: [`super::schema()`] derives the JSON Schema from it, [`super::shape`] walks a
 //! document against that schema, [`super::reference`] prints it for people, and serde reads it. Defaults are in the
 //! `Default` of a table and bounds in its `range`, so neither is repeated in prose.
 //!

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::address::Address;
+use super::address::{Address, AddressError};
 use super::check::Check;
 use super::faults::Fault;
 use super::file::{At, BreakerTable, NodeTable, PoolTable, RingTable};
@@ -90,6 +90,9 @@ impl Check<'_> {
             Ok(address) => Some(address),
             Err(error) => {
                 self.push(Fault::new(&address.span, "the address of a node is not understood").help(error.to_string()));
+                if error == AddressError::Credentials {
+                    self.faults.mask(&address.span);
+                }
                 None
             }
         });
@@ -194,8 +197,7 @@ impl Check<'_> {
     fn ring_error(&mut self, error: &RingError, pool: &PoolTable, whole: bool) {
         let of_the_whole = matches!(
             error,
-            RingError::Empty
-                | RingError::TooManyMembers { .. }
+            RingError::TooManyMembers { .. }
                 | RingError::TooMuchWeight { .. }
                 | RingError::SlotsMissing { .. }
                 | RingError::RangeGap { .. }
@@ -207,16 +209,18 @@ impl Check<'_> {
             pool.node.iter().find(|node| node.name.as_ref().is_some_and(|at| at.value == *name)).and_then(setting)
         };
         let (blamed, related) = match error {
-            // Names were compared and the texts of slots refused as they were read.
+            // Names were compared and nodes counted before, and the texts of slots refused as they were read.
             RingError::DuplicateName { .. }
             | RingError::DuplicateRingName { .. }
             | RingError::EmptyName { .. }
-            | RingError::BadSlots { .. } => return,
-            RingError::Empty
-            | RingError::TooManyMembers { .. }
-            | RingError::TooMuchWeight { .. }
-            | RingError::SlotsMissing { .. } => (None, None),
-            RingError::ZeroWeight { name } | RingError::WeightIgnored { name, .. } => (span(name, weight_span), None),
+            | RingError::BadSlots { .. }
+            | RingError::Empty => return,
+            RingError::TooManyMembers { .. } | RingError::TooMuchWeight { .. } | RingError::SlotsMissing { .. } => {
+                (None, None)
+            }
+            RingError::ZeroWeight { name } | RingError::WeightIgnored { name, .. } => {
+                (span(name, |node| Some(span_of(&node.weight))), None)
+            }
             RingError::SlotsIgnored { name, .. } => (span(name, slots_span), None),
             RingError::SlotOverlap { name, other, .. } => (span(name, slots_span), span(other, slots_span)),
             RingError::RangeStartMissing { name } => (span(name, name_span), None),
@@ -293,10 +297,6 @@ fn name_span(node: &NodeTable) -> Span {
     node.name.as_ref().map(span_of)
 }
 
-fn weight_span(node: &NodeTable) -> Span {
-    Some(span_of(&node.weight))
-}
-
 fn slots_span(node: &NodeTable) -> Span {
     node.slots.as_ref().map(span_of)
 }
@@ -309,7 +309,7 @@ fn range_start_span(node: &NodeTable) -> Span {
 fn extent(pool: &PoolTable) -> Range<usize> {
     let nodes = pool.node.iter().flat_map(|node| {
         let texts = [&node.name, &node.address, &node.ring_name, &node.range_start].map(|at| at.as_ref().map(span_of));
-        texts.into_iter().chain([slots_span(node), weight_span(node)])
+        texts.into_iter().chain([slots_span(node), Some(span_of(&node.weight))])
     });
     let placement = pool.ring.placement.as_ref().map(span_of);
     let spans = nodes.chain([pool.name.as_ref().map(span_of), placement]).flatten().filter(|span| !span.is_empty());

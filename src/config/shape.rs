@@ -34,11 +34,33 @@ const ELSEWHERE: [(&str, &str); 15] = [
     ("tls", "TLS comes with a later version"),
 ];
 
+/// What the names of keys hold whose values must not be shown. Such keys do not exist, but people write them.
+const SECRETS: [&str; 5] = ["password", "token", "secret", "auth", "requirepass"];
+
 /// Walks `document` along `schema`, reports what does not fit to `faults`, and removes it.
 pub(super) fn walk(schema: &Value, document: &mut Spanned<DeTable<'_>>, faults: &mut Faults) {
     let span = document.span();
     let mut walk = Walk { root: schema, faults };
     walk.table(schema, document.get_mut(), &span, "");
+}
+
+/// Masks what looks like a secret in a text that is no TOML, where there are no values to mask.
+pub(super) fn mask_lines(text: &str, faults: &mut Faults) {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let end = start + line.len();
+        if let Some((key, value)) = line.split_once(['=', ':'])
+            && is_secret(key)
+        {
+            faults.mask(&(end - value.len()..end));
+        }
+        start = end;
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    SECRETS.iter().any(|word| key.contains(word))
 }
 
 struct Walk<'s, 'f> {
@@ -61,6 +83,9 @@ impl Walk<'_, '_> {
                 let known = properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str));
                 let fault = self.unknown(&key.span(), name, known, path);
                 self.faults.push(fault);
+                if is_secret(name) {
+                    self.faults.mask(&value.span());
+                }
                 continue;
             };
             let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
@@ -241,10 +266,21 @@ fn wrong_type(schema: &Value, value: &DeValue<'_>, span: &Range<usize>, key: &Ra
         _ => ("a string", None),
     };
     let place = if span.is_empty() { key } else { span };
-    let fault =
-        Fault::new(place, format!("`{path}` must be {expected}")).label(format!("this is a {}", value.type_str()));
+    let fault = Fault::new(place, format!("`{path}` must be {expected}")).label(format!("this is {}", kind(value)));
     match help {
         Some(help) => fault.help(help),
         None => fault,
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
     }
 }

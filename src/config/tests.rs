@@ -1,39 +1,211 @@
+use std::fs;
+
+use proptest::prelude::*;
+
 use super::*;
 
-#[test]
-fn scratch() {
-    let text = r#"
-[proxy]
-workers = "two"
-client_max = 3
-memory_bytes_max = 1
+const MINIMAL: &str = r#"
 [[listener]]
-bind = "localhost:6380"
-pool = "mian"
-[[listener.route]]
-prefix = "a"
+bind = "127.0.0.1:6380"
 pool = "main"
-[[listener.route]]
-prefix = "a"
-pool = "main"
-weight = 3
+
 [[pool]]
 name = "main"
-replica = 3
-replicas = 3
-[pool.ring]
-placement = "ketema"
-hash_tag = "{"
+
 [[pool.node]]
 name = "a"
-address = "10.0.0.1:6379"
-[[pool.node]]
-name = "a"
-address = "rediss://10.0.0.2:6379"
-[[pool.node]]
 address = "10.0.0.1:6379"
 "#;
-    println!("{}", check_text("quoit.toml", text).unwrap_err());
-    println!("{}", check_text("quoit.toml", "a = \nb = [\n[x").unwrap_err());
-    println!("{}", check_text("quoit.toml", "").unwrap_err());
+
+/// The example files, by name.
+fn examples() -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut examples: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()))
+        .collect();
+    examples.sort();
+    assert!(4 < examples.len());
+    examples
+}
+
+#[test]
+fn defaults_of_a_minimal_file() {
+    let config = check_text("minimal.toml", MINIMAL).unwrap();
+    let listener = &config.listeners[0];
+    assert_eq!((listener.name.as_str(), listener.pool), ("127.0.0.1:6380", 0));
+    assert_eq!((listener.request_bytes_max, listener.keys_per_command_max), (512 << 20, 100_000));
+    assert_eq!(config.admin.bind, Some("127.0.0.1:9380".parse().unwrap()));
+    let pool = &config.pools[0];
+    assert_eq!(pool.ring.placement, ring::Placement::Ketama);
+    assert_eq!(pool.ring.hash, ring::KeyHash::Xxh3);
+    assert!(matches!(pool.ring.shard_key, ring::ShardKey::HashTag { open: b'{', close: b'}' }));
+    assert_eq!(pool.timeouts.service, Duration::from_secs(5));
+    assert_eq!(pool.nodes[0].address, Address::Tcp { host: "10.0.0.1".to_owned(), port: 6379 });
+    assert_eq!(config.effective["pool"][0]["queue_timeout_ms"], 1_000);
+    assert_eq!(config.content_hash, content_hash(MINIMAL.as_bytes()));
+}
+
+#[test]
+fn every_example_is_right_and_names_its_schema() {
+    for (name, text) in examples() {
+        assert!(text.starts_with("#:schema ./quoit.schema.json\n"), "{name}");
+        check_text(&name, &text).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
+
+#[test]
+fn routes_are_sorted_and_rewrite() {
+    let (_, text) = examples().into_iter().find(|(name, _)| name == "routes.toml").unwrap();
+    let config = check_text("routes.toml", &text).unwrap();
+    let listener = &config.listeners[0];
+    let check = |key: &str, want: Option<&str>| {
+        let got = listener.route(key.as_bytes()).map(|route| route.rewritten(key.as_bytes()).into_owned());
+        assert_eq!(got.as_deref(), want.map(str::as_bytes), "{key}");
+    };
+    assert!(listener.routes.is_sorted_by_key(|route| std::cmp::Reverse(route.prefix.len())));
+    check("user:1", None);
+    check("session:1", Some("session:1"));
+    check("old:session:1", Some("session:1"));
+}
+
+#[test]
+fn secrets_are_read_and_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("quoit.toml");
+    fs::write(directory.path().join("password"), "hunter2 \r\n").unwrap();
+    fs::write(&path, format!("{MINIMAL}password_file = \"password\"\nusername = \"reader\"\n")).unwrap();
+    let config = load(&path).unwrap();
+    assert_eq!(config.pools[0].nodes[0].password.as_ref().unwrap().expose(), "hunter2 ");
+    let shown = format!("{config:?}{}", config.effective);
+    assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
+    fs::write(directory.path().join("password"), "\n").unwrap();
+    let shown = load(&path).unwrap_err().to_string();
+    assert!(shown.contains("the password cannot be read") && shown.contains("the secret is empty"), "{shown}");
+    fs::remove_file(directory.path().join("password")).unwrap();
+    assert!(load(&path).unwrap_err().to_string().contains("cannot read"));
+    // Pure checks depend on no other file.
+    check_text("quoit.toml", &fs::read_to_string(&path).unwrap()).unwrap();
+}
+
+#[test]
+fn secrets_in_the_wrong_place_are_masked() {
+    for wrong in ["password = \"hunter2\"", "Auth_Token = [\"hunter2\"]", "secret = '''\nhunter2\n'''"] {
+        let shown = check_text("quoit.toml", &format!("{MINIMAL}{wrong}\n")).unwrap_err().to_string();
+        assert!(!shown.contains("hunter2") && shown.contains("unknown key"), "{shown}");
+    }
+    for wrong in ["password = hunter2", "auth_token: hunter2", "[[pool]]\ntoken = \"hunter2"] {
+        let shown = check_text("quoit.toml", wrong).unwrap_err().to_string();
+        assert!(!shown.contains("hunter2") && shown.contains("****"), "{shown}");
+    }
+    let text = MINIMAL.replace("10.0.0.1", "redis://reader:hunter2@10.0.0.1");
+    let shown = check_text("quoit.toml", &text).unwrap_err().to_string();
+    assert!(!shown.contains("hunter2") && shown.contains("no user or password"), "{shown}");
+}
+
+#[test]
+fn unreadable_files_say_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("quoit.toml");
+    assert!(matches!(load(&path), Err(LoadError::Read { .. })));
+    fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(matches!(load(&path), Err(LoadError::NotText { .. })));
+}
+
+#[test]
+fn settings_that_need_a_restart() {
+    let old = check_text("old.toml", MINIMAL).unwrap();
+    let text = format!("[proxy]\nworkers = 255\n[admin]\nbind = \"off\"\n{MINIMAL}");
+    let mut new = check_text("new.toml", &text.replace(":6380", ":6381")).unwrap();
+    assert_eq!(
+        reload::restart_needed(&old, &new),
+        ["proxy.workers", "admin.bind", "listener.bind 127.0.0.1:6380", "listener.bind 127.0.0.1:6381"]
+    );
+    new = check_text("new.toml", &MINIMAL.replace("10.0.0.1", "10.0.0.2")).unwrap();
+    assert_eq!(reload::restart_needed(&old, &new), [""; 0]);
+}
+
+#[test]
+fn a_token_opens_the_admin_port_to_the_network() {
+    let open = format!("[admin]\nbind = \"0.0.0.0:9380\"\n{MINIMAL}");
+    assert!(check_text("quoit.toml", &open).is_err());
+    let guarded = open.replace("9380\"", "9380\"\ntoken_env = \"TOKEN\"");
+    check_text("quoit.toml", &guarded).unwrap();
+}
+
+#[test]
+fn depth_and_length_are_bounded() {
+    let deep = format!("a = {}", "[".repeat(50_000));
+    assert!(check_text("deep.toml", &deep).is_err());
+    let deep = format!("{} = 1", vec!["a"; 50_000].join("."));
+    assert!(check_text("deep.toml", &deep).is_err());
+    let many = "[[pool]]\n".repeat(2_000);
+    let shown = check_text("many.toml", &many).unwrap_err().to_string();
+    assert!(shown.contains("more"), "{shown}");
+}
+
+/// What may be put into a text to make it wrong in interesting places.
+fn scraps() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[\\[\\]{}\"'=.,#\n0-9_-]{1,6}",
+        prop::sample::select(vec![
+            "[[pool]]\n",
+            "[[listener]]\n",
+            "[pool.ring]\n",
+            "[[pool.node]]\n",
+            "\"\"\"",
+            "= -1\n",
+            "= 99999999999999999999\n",
+            "placement = \"slots\"\n",
+            "placement = \"range\"\n",
+            "placement = \"maglev\"\n",
+            "hash_tag = \"é\"\n",
+            "password = \"é\"\n",
+            "slots = [\"0-99999\", 3]\n",
+            "weight = 1_000_000\n",
+            "\r",
+            "\u{feff}",
+            "\0",
+        ])
+        .prop_map(str::to_owned),
+    ]
+}
+
+/// An example with some of its pieces cut out and some scraps put in.
+fn mutated() -> impl Strategy<Value = String> {
+    let edit = (any::<prop::sample::Index>(), 0_usize..40, prop::option::of(scraps()));
+    (0..examples().len(), prop::collection::vec(edit, 1..5)).prop_map(|(example, edits)| {
+        let mut text = examples().swap_remove(example).1;
+        for (place, length, scrap) in edits {
+            let start = text.floor_char_boundary(place.index(text.len() + 1));
+            let end = text.ceil_char_boundary((start + length).min(text.len()));
+            text.replace_range(start..end, &scrap.unwrap_or_default());
+        }
+        text
+    })
+}
+
+/// Checks a text and renders what comes out; the point is that both return.
+fn survive(text: &str) {
+    if let Err(faults) = check_text("fuzz.toml", text) {
+        assert!(!faults.to_string().is_empty());
+        assert!(!faults.render_with_colours().is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        survive(&text);
+    }
+
+    #[test]
+    fn no_mutated_example_panics(text in mutated()) {
+        survive(&text);
+    }
 }

@@ -2,7 +2,7 @@
 //! server.
 //!
 //! Placement is the part that must not be wrong, and twemproxy does not write down all of it: what it hashes for a
-//! server without a name was observed on nutcracker 0.5.0 and is in [`ring_name`]. Everything else is translated where
+//! server without a name was observed on nutcracker 0.5.0 and is in `ring_name`. Everything else is translated where
 //! we have the same thing and left as a comment where we have not.
 //!
 //! # Invariants
@@ -13,14 +13,22 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use serde::Deserialize;
+use serde::de::value::StrDeserializer;
+
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::address::bind;
 use super::check::is_name;
 use super::faults::{Fault, Faults, nearest};
+use super::shape::mask_lines;
+use crate::ring::KeyHash;
 
 /// The longest file that is read. A server is a line, and twemproxy itself keeps everything in one process.
 const TEXT_BYTES_MAX: usize = 4 << 20;
+
+/// The deepest nesting that is read. The parser recurses and its frames are large; twemproxy itself reads two levels.
+const DEPTH_MAX: usize = 40;
 
 /// The port that twemproxy leaves out of a server's place on the ring: memcached's, for libmemcached's sake.
 const PORT_LEFT_OUT: &str = "11211";
@@ -58,6 +66,9 @@ const NOTES: [(&str, &str); 8] = [
     ("server_retry_timeout", "see `backoff_min_ms` and `backoff_max_ms` in `[pool.breaker]`"),
     ("server_failure_limit", "see `failures` in `[pool.breaker]`"),
 ];
+
+/// A word, for serde to find the variant of an enum.
+type Word<'w> = StrDeserializer<'w, serde::de::value::Error>;
 
 /// A scalar of the original, as text.
 #[derive(Debug)]
@@ -105,7 +116,7 @@ pub fn nutcracker(name: &str, text: &str) -> Result<String, Faults> {
     if let (true, Err(found)) = (import.faults.is_empty(), super::check_text(name, &body)) {
         // What remains is of the whole, such as one address in two pools' listeners: told without its place.
         for fault in found.iter() {
-            import.push(Fault::new(&(0..0), fault.title.clone()).help(fault.help.clone().unwrap_or_default()));
+            import.push(Fault { span: 0..0, related: None, ..fault.clone() });
         }
     }
     let head = format!(
@@ -130,9 +141,14 @@ impl Import<'_> {
             self.push(Fault::new(&(0..0), "the file is longer than 4 MiB"));
             return Vec::new();
         }
+        if let Some(line) = too_deep(self.text) {
+            self.push(Fault::new(&(0..0), format!("line {line} is nested too deeply")));
+            return Vec::new();
+        }
         let documents = match MarkedYaml::load_from_str(self.text) {
             Ok(documents) => documents,
             Err(error) => {
+                mask_lines(self.text, &mut self.faults);
                 let place = self.offset(error.marker().index());
                 self.push(Fault::new(&(place..place), format!("this is not YAML: {}", error.info())));
                 return Vec::new();
@@ -163,6 +179,9 @@ impl Import<'_> {
                 )));
             } else if key.value != "servers" {
                 let value = self.scalar(value);
+                if let (Some(value), "redis_auth") = (&value, key.value.as_str()) {
+                    self.faults.mask(&value.span);
+                }
                 original.settings.extend(value.map(|value| (key, value)));
             } else if let YamlData::Sequence(servers) = &value.data {
                 original.servers = servers.iter().filter_map(|server| self.scalar(server)).collect();
@@ -299,6 +318,9 @@ impl Import<'_> {
             }
         };
         let hash = pool.get("hash").map_or("fnv1a_64", |hash| hash.value.as_str());
+        if let (Some(at), Err(_)) = (pool.get("hash"), KeyHash::deserialize(Word::new(hash))) {
+            self.push(Fault::new(&at.span, format!("there is no hash `{hash}`")));
+        }
         let _infallible = write!(out, "\n[pool.ring]\nplacement = \"{placement}\"\nhash = {}\n", quoted(hash));
         if let Some(tag) = pool.get("hash_tag") {
             let _infallible = writeln!(out, "hash_tag = {}", quoted(&tag.value));
@@ -327,6 +349,27 @@ impl Import<'_> {
             }
         }
     }
+}
+
+/// The number of the first line that may be nested too deeply. Block nesting stands further to the right with each level
+/// (YAML 1.2.2, chapter 8); of brackets more must be open than are closed. Quotes are not looked at: this is a bound.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut open = 0_usize;
+    let deep = |line: &str| {
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if DEPTH_MAX < open {
+                return true;
+            }
+        }
+        DEPTH_MAX < line.bytes().take_while(|byte| matches!(byte, b' ' | b'\t' | b'-' | b'?')).count()
+    };
+    // A carriage return alone ends a line too (YAML 1.2.2, section 5.4).
+    text.split(['\n', '\r']).position(deep).map(|index| index + 1)
 }
 
 /// Takes a line of `servers` apart, from its end as twemproxy does: a host may hold colons.

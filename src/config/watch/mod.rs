@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - A change is reported only when the content differs from what was last reported, so events in excess are harmless.
-//! - A missed event costs at most [`POLL_INTERVAL`]: the file is compared at that pace whatever the events say.
+//! - A missed event costs at most 30 seconds: the file is compared at that pace whatever the events say.
 //! - Reading the file causes no event that is listened to, so the watch does not wake itself.
 //!
 //! It does not read or check the configuration, and does not know signals: [`Poke`] is for those.

@@ -193,3 +193,13 @@ async fn an_edit_before_the_start_is_reported() {
     let mut watch = Watch::start(&path, content_hash(b"0"));
     assert_eq!(timeout(DEADLINE, watch.changed()).await, Ok(Change::Edited));
 }
+
+#[tokio::test]
+async fn without_a_watcher_the_poll_finds_it() {
+    let mut scene = Scene::plain().await;
+    scene.watch.watcher = None;
+    scene.watch.poll_interval = Duration::from_millis(20);
+    scene.watch.poll_at = Instant::now();
+    scene.rename_over("1");
+    scene.expect_edited().await;
+}
