@@ -1,6 +1,8 @@
 //! Requests from bytes: a small decoder over a whole buffered frame. The proxy's own scanner streams; a demo store
 //! need not.
 
+use std::borrow::Cow;
+
 /// The limits of Redis on one request, except that the store's own bound on its buffer comes first.
 const WORDS_MAX: usize = 1 << 20;
 const WORD_BYTES_MAX: usize = 512 << 20;
@@ -14,7 +16,7 @@ pub(super) enum Decoded<'a> {
     /// More bytes are needed.
     Partial,
     /// The bytes are no request; the reply to send before the connection ends.
-    Broken(&'static str),
+    Broken(String),
 }
 
 /// Decodes the first request of `bytes`: a RESP array of bulk strings, or an inline command split at blanks.
@@ -27,26 +29,26 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
     match outcome {
         Ok(Some((words, used))) => Decoded::Request { words, used },
         Ok(None) => Decoded::Partial,
-        Err(text) => Decoded::Broken(text),
+        Err(text) => Decoded::Broken(format!("-ERR Protocol error: {text}\r\n")),
     }
 }
 
-type Step<T> = Result<Option<T>, &'static str>;
+type Step<T> = Result<Option<T>, Cow<'static, str>>;
 
 fn multibulk(bytes: &[u8]) -> Step<(Vec<&[u8]>, usize)> {
-    const BAD_COUNT: &str = "-ERR Protocol error: invalid multibulk length\r\n";
+    const BAD_COUNT: &str = "invalid multibulk length";
     let Some((count, mut place)) = number_line(bytes, 1, BAD_COUNT)? else { return Ok(None) };
     let count = usize::try_from(count).unwrap_or(0);
     if count > WORDS_MAX {
-        return Err(BAD_COUNT);
+        return Err(BAD_COUNT.into());
     }
     let mut words = Vec::with_capacity(count.min(16));
     for _ in 0..count {
-        const BAD_LEN: &str = "-ERR Protocol error: invalid bulk length\r\n";
+        const BAD_LEN: &str = "invalid bulk length";
         match bytes.get(place) {
             None => return Ok(None),
             Some(b'$') => {}
-            Some(_) => return Err("-ERR Protocol error: expected '$'\r\n"),
+            Some(&other) => return Err(format!("expected '$', got '{}'", char::from(other)).into()),
         }
         let Some((len, start)) = number_line(bytes, place + 1, BAD_LEN)? else { return Ok(None) };
         let len = usize::try_from(len).ok().filter(|&len| len <= WORD_BYTES_MAX).ok_or(BAD_LEN)?;
@@ -64,7 +66,7 @@ fn number_line(bytes: &[u8], from: usize, broken: &'static str) -> Step<(i64, us
     const LINE_BYTES_MAX: usize = 32;
     let rest = bytes.get(from..).unwrap_or_default();
     let Some(len) = memchr::memchr(b'\r', rest) else {
-        return if rest.len() > LINE_BYTES_MAX { Err(broken) } else { Ok(None) };
+        return if rest.len() > LINE_BYTES_MAX { Err(broken.into()) } else { Ok(None) };
     };
     let number = super::number::parse_integer(rest.get(..len).unwrap_or_default()).map_err(|_| broken)?;
     if rest.len() < len + 2 { Ok(None) } else { Ok(Some((number, from + len + 2))) }
@@ -78,7 +80,7 @@ fn inline(bytes: &[u8]) -> Step<(Vec<&[u8]>, usize)> {
             Ok(Some((words.collect(), len + 1)))
         }
         None if bytes.len() <= INLINE_BYTES_MAX => Ok(None),
-        _ => Err("-ERR Protocol error: too big inline request\r\n"),
+        _ => Err("too big inline request".into()),
     }
 }
 

@@ -16,7 +16,7 @@ use mlua::{Function, HookTriggers, Lua, LuaOptions, StdLib, Table, Value, Variad
 use sha1::{Digest as _, Sha1};
 
 use super::number::{format_double, parse_integer};
-use super::reply::{Failure, OK, Outcome, Reply, SYNTAX};
+use super::reply::{Failure, OK, Outcome, Reply};
 use super::store::{Args, SessionState, Store, Writes, unknown_subcommand, wrong_number_of_arguments};
 
 /// How many Lua instructions a script may take: some tenths of a second.
@@ -56,26 +56,29 @@ struct Machine {
     bridge: Table,
     run: Function,
     environment: Table,
+    /// The fields of `redis`, to which each run adds its `call`.
+    redis: Table,
     checks_left: Rc<Cell<u32>>,
     random: Rc<RefCell<fastrand::Rng>>,
 }
 
 impl Machine {
     fn new() -> mlua::Result<Self> {
-        let lua = Lua::new_with(StdLib::TABLE | StdLib::STRING | StdLib::MATH, LuaOptions::default())?;
+        let lua =
+            Lua::new_with(StdLib::TABLE | StdLib::STRING | StdLib::MATH, LuaOptions::new().catch_rust_panics(false))?;
         lua.set_memory_limit(LUA_BYTES_MAX)?;
         let checks_left = Rc::new(Cell::new(0));
         let random = Rc::new(RefCell::new(fastrand::Rng::with_seed(0)));
         let bridge = bridge(&lua, &checks_left, &random)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("@prelude");
-        let (run, environment) = prelude.call((bridge.clone(),))?;
+        let (run, environment, redis) = prelude.call((bridge.clone(),))?;
         let left = Rc::clone(&checks_left);
         let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_PER_CHECK);
         lua.set_global_hook(triggers, move |_, _| {
             left.set(left.get().saturating_sub(1));
             if left.get() == 0 { Err(mlua::Error::runtime("script is stopped")) } else { Ok(VmState::Continue) }
         })?;
-        Ok(Self { lua, bridge, run, environment, checks_left, random })
+        Ok(Self { lua, bridge, run, environment, redis, checks_left, random })
     }
 
     /// Each script starts with all its instructions and the same random numbers, as in Redis.
@@ -85,7 +88,7 @@ impl Machine {
     }
 }
 
-/// The functions that the prelude gets from here. `invoke`, which needs the store, comes with each run.
+/// The functions that the prelude gets from here. `redis.call`, which needs the store, comes with each run.
 fn bridge(lua: &Lua, checks_left: &Rc<Cell<u32>>, random: &Rc<RefCell<fastrand::Rng>>) -> mlua::Result<Table> {
     let bridge = lua.create_table()?;
     let left = Rc::clone(checks_left);
@@ -129,11 +132,13 @@ fn script_line(lua: &Lua) -> Option<usize> {
 }
 
 pub(super) fn eval(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
+    keys_and_words(args)?;
     let digest = load(store, args.at(1))?;
     run(store, &digest, args, Writes::Allowed)
 }
 
 pub(super) fn eval_ro(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
+    keys_and_words(args)?;
     let digest = load(store, args.at(1))?;
     run(store, &digest, args, Writes::Refused)
 }
@@ -203,14 +208,16 @@ fn lua_failure(error: &mlua::Error) -> Failure {
     Failure::owned(format!("ERR script: {error}"))
 }
 
-fn run(store: &mut Store, digest: &str, args: Args<'_>, writes: Writes) -> Outcome {
-    let words = args.from(3);
+/// KEYS and ARGV: the words after their number are split by it.
+fn keys_and_words<'a>(args: Args<'a>) -> Result<(&'a [&'a [u8]], &'a [&'a [u8]]), Failure> {
     let count = parse_integer(args.at(2))?;
-    if usize::try_from(count).is_ok_and(|count| count > words.len()) {
-        return Err(Failure::fixed("ERR Number of keys can't be greater than number of args"));
-    }
     let count = usize::try_from(count).map_err(|_| Failure::fixed("ERR Number of keys can't be negative"))?;
-    let (keys, rest) = words.split_at_checked(count).ok_or(SYNTAX)?;
+    let split = args.from(3).split_at_checked(count);
+    split.ok_or(Failure::fixed("ERR Number of keys can't be greater than number of args"))
+}
+
+fn run(store: &mut Store, digest: &str, args: Args<'_>, writes: Writes) -> Outcome {
+    let (keys, rest) = keys_and_words(args)?;
     let found = store.scripts.loaded.get(digest).cloned().zip(store.scripts.machine.clone());
     let (script, machine) = found.ok_or(Failure::fixed("NOSCRIPT No matching script. Please use EVAL."))?;
     machine.rewind();
@@ -259,10 +266,15 @@ fn call(
     let mut session = SessionState::new(0);
     lua.scope(|scope| {
         let invoke = scope.create_function_mut(|lua, args: Variadic<Value>| {
-            let reply = invoke(store, &mut session, &args, writes).unwrap_or_else(Reply::Error);
-            lua_of(lua, &reply)
+            match invoke(store, &mut session, &args, writes).unwrap_or_else(Reply::Error) {
+                failed @ Reply::Error(_) => {
+                    machine.bridge.set("failure", lua_of(lua, &failed)?)?;
+                    Err(mlua::Error::runtime("redis.call failed"))
+                }
+                reply => lua_of(lua, &reply),
+            }
         })?;
-        machine.bridge.set("invoke", invoke)?;
+        machine.redis.set("call", invoke)?;
         machine.run.call(script.clone())
     })
 }
