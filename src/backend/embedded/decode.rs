@@ -99,7 +99,7 @@ mod tests {
                     assert_eq!(decode(&bytes.as_bytes()[..len]), Decoded::Partial, "cut at {len}");
                 }
             }
-            Err(text) => assert!(matches!(whole, Decoded::Broken(reply) if reply.contains(text)), "{whole:?}"),
+            Err(text) => assert!(matches!(&whole, Decoded::Broken(reply) if reply.contains(text)), "{whole:?}"),
         }
     }
 

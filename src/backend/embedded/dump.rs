@@ -67,7 +67,9 @@ pub(super) fn restore(payload: &[u8]) -> Result<Value, Failure> {
         (0, [text]) => Value::String(text.to_vec()),
         (1, items) => {
             let mut list = List::default();
-            items.iter().for_each(|item| list.push(End::Right, item.to_vec()));
+            for item in items {
+                list.push(End::Right, item.to_vec());
+            }
             Value::List(list)
         }
         (2, members) => {
@@ -129,13 +131,17 @@ fn crc64(bytes: &[u8]) -> u64 {
                 crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
                 bit += 1;
             }
-            table[byte] = crc;
+            #[expect(clippy::indexing_slicing, reason = "checked when the constant is made")]
+            {
+                table[byte] = crc;
+            }
             byte += 1;
         }
         table
     };
     bytes.iter().fold(0, |crc, &byte| {
-        let place = usize::from((crc as u8) ^ byte);
+        let [low, ..] = crc.to_le_bytes();
+        let place = usize::from(low ^ byte);
         TABLE.get(place).copied().unwrap_or_default() ^ (crc >> 8)
     })
 }

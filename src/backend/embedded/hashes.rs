@@ -1,11 +1,10 @@
 //! Hash verbs.
 
 use super::keys::{ScanOptions, scan_reply};
-use super::keyspace::scan_range;
 use super::number::{add_decimals, parse_double, parse_integer};
 use super::reply::{Failure, OK, Outcome, Reply};
 use super::store::{Args, SessionState, Store, wrong_number_of_arguments};
-use super::value::{COMPACT_LEN_MAX, Hash};
+use super::value::Hash;
 
 impl Store {
     fn hash(&mut self, key: &[u8]) -> Result<Option<&Hash>, Failure> {
@@ -112,7 +111,7 @@ pub(super) fn hscan(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> 
     let options = ScanOptions::parse(args, 2)?;
     let Some(hash) = store.hash(args.at(1))? else { return Ok(scan_reply(0, Vec::new())) };
     let len = hash.fields().len();
-    let (next, range) = scan_range(options.cursor, options.step(len, COMPACT_LEN_MAX), len);
+    let (next, range) = options.step(len);
     let step = hash.fields().get_range(range).into_iter().flat_map(|slice| slice.iter());
     let matching = step.filter(|(field, _)| options.matches(field));
     Ok(scan_reply(next, matching.flat_map(|(field, value)| [Reply::bulk(field), Reply::bulk(value)]).collect()))

@@ -2,9 +2,11 @@
 
 use super::dump;
 use super::glob;
+use super::keyspace::scan_range;
 use super::number::parse_integer;
 use super::reply::{Failure, NO_SUCH_KEY, NOT_INTEGER, OK, Outcome, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store};
+use super::value::COMPACT_LEN_MAX;
 
 /// The time that an expiry option means: `EX` and `PX` from now on, `EXAT` and `PXAT` absolute.
 ///
@@ -95,6 +97,7 @@ pub(super) fn pexpireat(store: &mut Store, _: &mut SessionState, args: Args<'_>)
 }
 
 /// When EXPIRE may change what is there.
+#[expect(clippy::struct_excessive_bools, reason = "one for each option word; most combinations are allowed")]
 #[derive(Default)]
 struct ExpireConditions {
     if_none: bool,
@@ -223,7 +226,10 @@ pub(super) struct ScanOptions<'a> {
 impl<'a> ScanOptions<'a> {
     /// Reads the cursor, which is the word at `place`, and what follows it.
     pub(super) fn parse(args: Args<'a>, place: usize) -> Result<Self, Failure> {
-        let cursor = str::from_utf8(args.at(place)).ok().and_then(|text| text.parse().ok());
+        // `strtoul`, which Redis uses, takes an empty word for 0 and negative ones for large ones.
+        let text = str::from_utf8(args.at(place)).unwrap_or("?");
+        let negative = |text: &str| text.parse::<i64>().map(i64::cast_unsigned);
+        let cursor = if text.is_empty() { Some(0) } else { text.parse().or_else(|_| negative(text)).ok() };
         let cursor = cursor.ok_or(Failure::fixed("ERR invalid cursor"))?;
         let mut options = Self { cursor, count: 10, pattern: None, type_name: None };
         let (pairs, odd) = args.from(place + 1).as_chunks::<2>();
@@ -241,9 +247,10 @@ impl<'a> ScanOptions<'a> {
         if odd.is_empty() { Ok(options) } else { Err(SYNTAX) }
     }
 
-    /// How far one step goes: all of a compact collection, as in Redis.
-    pub(super) fn step(&self, len: usize, compact_len_max: usize) -> usize {
-        if len <= compact_len_max { len } else { self.count }
+    /// The next cursor and the places this step visits: all of a compact collection whatever the cursor, as in
+    /// Redis.
+    pub(super) fn step(&self, len: usize) -> (u64, std::ops::Range<usize>) {
+        if len <= COMPACT_LEN_MAX { (0, 0..len) } else { scan_range(self.cursor, self.count, len) }
     }
 
     pub(super) fn matches(&self, name: &[u8]) -> bool {

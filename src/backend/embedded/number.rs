@@ -6,9 +6,8 @@ use super::reply::{Failure, NOT_FLOAT, NOT_INTEGER};
 pub(super) fn parse_integer(bytes: &[u8]) -> Result<i64, Failure> {
     let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
     let canonical = match digits {
-        [] => false,
         [b'0'] => digits.len() == bytes.len(),
-        [b'0', ..] => false,
+        [] | [b'0', ..] => false,
         _ => digits.iter().all(u8::is_ascii_digit),
     };
     let text = if canonical { str::from_utf8(bytes).ok() } else { None };

@@ -87,7 +87,7 @@ impl Reply {
         let resp3 = protocol == Protocol::Resp3;
         match self {
             Self::Status(text) => line(out, b'+', text),
-            Self::Error(failure) => line(out, b'-', &failure.0),
+            Self::Error(failure) => line(out, b'-', trim_line_ends(&failure.0)),
             Self::Integer(number) => header(out, ':', *number),
             Self::Bulk(bytes) => bulk(out, bytes),
             Self::Text(text) if resp3 => {
@@ -136,6 +136,13 @@ fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     header(out, '$', bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
+}
+
+fn trim_line_ends(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., b'\r' | b'\n'] = text {
+        text = rest;
+    }
+    text
 }
 
 /// A line must not hold a line end of its own, or the client loses step; Redis puts blanks there too.

@@ -9,6 +9,7 @@
 //! `redis.setresp`, functions (FUNCTION, FCALL). A single call into a string pattern is not bounded by instructions.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
 use std::rc::Rc;
 
 use indexmap::IndexMap;
@@ -177,7 +178,11 @@ pub(super) fn script(store: &mut Store, _: &mut SessionState, args: Args<'_>) ->
 }
 
 fn digest(body: &[u8]) -> String {
-    Sha1::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(40);
+    for byte in Sha1::digest(body) {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+    }
+    text
 }
 
 /// Compiles a script and remembers it under its digest.
@@ -208,8 +213,10 @@ fn lua_failure(error: &mlua::Error) -> Failure {
     Failure::owned(format!("ERR script: {error}"))
 }
 
+type Words<'a> = &'a [&'a [u8]];
+
 /// KEYS and ARGV: the words after their number are split by it.
-fn keys_and_words<'a>(args: Args<'a>) -> Result<(&'a [&'a [u8]], &'a [&'a [u8]]), Failure> {
+fn keys_and_words(args: Args<'_>) -> Result<(Words<'_>, Words<'_>), Failure> {
     let count = parse_integer(args.at(2))?;
     let count = usize::try_from(count).map_err(|_| Failure::fixed("ERR Number of keys can't be negative"))?;
     let split = args.from(3).split_at_checked(count);

@@ -3,11 +3,10 @@
 use indexmap::IndexSet;
 
 use super::keys::{ScanOptions, scan_reply};
-use super::keyspace::scan_range;
 use super::number::parse_integer;
 use super::reply::{Failure, Outcome, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store};
-use super::value::{COMPACT_LEN_MAX, Kind as _, Set};
+use super::value::{Kind as _, Set};
 
 impl Store {
     fn set(&mut self, key: &[u8]) -> Result<Option<&Set>, Failure> {
@@ -187,7 +186,7 @@ pub(super) fn sscan(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> 
     let options = ScanOptions::parse(args, 2)?;
     let Some(set) = store.set(args.at(1))? else { return Ok(scan_reply(0, Vec::new())) };
     let len = set.members().len();
-    let (next, range) = scan_range(options.cursor, options.step(len, COMPACT_LEN_MAX), len);
+    let (next, range) = options.step(len);
     let listed = set.listed();
     let step = listed.get(range).unwrap_or_default().iter();
     Ok(scan_reply(next, step.filter(|member| options.matches(member)).map(|m| Reply::bulk(m)).collect()))

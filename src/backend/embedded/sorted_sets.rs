@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::keys::{ScanOptions, scan_reply};
-use super::keyspace::scan_range;
 use super::number::{format_double, index_range, parse_double, parse_integer};
 use super::reply::{Failure, Outcome, Protocol, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store, wrong_number_of_arguments};
-use super::value::{COMPACT_LEN_MAX, SortedSet};
+use super::value::SortedSet;
 
 impl Store {
     fn sorted(&mut self, key: &[u8]) -> Result<Option<&SortedSet>, Failure> {
@@ -15,6 +14,7 @@ impl Store {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "one for each option word; most combinations are allowed")]
 #[derive(Clone, Copy, Default)]
 struct AddOptions {
     only_new: bool,
@@ -25,9 +25,12 @@ struct AddOptions {
     increment: bool,
 }
 
+/// Scores with their members, as written.
+type Pairs<'a> = &'a [[&'a [u8]; 2]];
+
 impl AddOptions {
     /// The options at the front of ZADD's words, and the score-member pairs after them.
-    fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(Self, &'a [[&'a [u8]; 2]]), Failure> {
+    fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(Self, Pairs<'a>), Failure> {
         let mut options = Self::default();
         let mut rest = words;
         while let Some((word, tail)) = rest.split_first() {
@@ -72,6 +75,7 @@ impl AddOptions {
             if self.only_greater && wanted <= current || self.only_less && wanted >= current {
                 return Ok(None);
             }
+            #[expect(clippy::float_cmp, reason = "a change is a change, however small")]
             if wanted == current {
                 return Ok(Some(wanted));
             }
@@ -186,7 +190,6 @@ impl<'a> Bounds<'a> {
     /// The ranks inside, lowest first.
     fn ranks(&self, sorted: &SortedSet) -> Range<usize> {
         let ranked = sorted.ranked();
-        let before = |outside: &dyn Fn(&(f64, Vec<u8>)) -> bool| ranked.partition_point(outside);
         let range = match self {
             Self::Rank(start, stop, direction) => {
                 let range = index_range(*start, *stop, ranked.len()).unwrap_or(0..0);
@@ -196,10 +199,12 @@ impl<'a> Bounds<'a> {
                 }
             }
             Self::Score(low, high) => {
-                before(&|(score, _)| low.is_above(*score))..before(&|(score, _)| !high.is_below(*score))
+                ranked.partition_point(|(score, _)| low.is_above(*score))
+                    ..ranked.partition_point(|(score, _)| !high.is_below(*score))
             }
             Self::Lex(low, high) => {
-                before(&|(_, name)| low.is_above(name.as_slice()))..before(&|(_, name)| !high.is_below(name.as_slice()))
+                ranked.partition_point(|(_, name)| low.is_above(name.as_slice()))
+                    ..ranked.partition_point(|(_, name)| !high.is_below(name.as_slice()))
             }
         };
         range.start..range.end.max(range.start)
@@ -404,10 +409,9 @@ fn pop(store: &mut Store, session: &SessionState, args: Args<'_>, direction: Dir
 pub(super) fn zscan(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
     let options = ScanOptions::parse(args, 2)?;
     let Some(sorted) = store.sorted(args.at(1))? else { return Ok(scan_reply(0, Vec::new())) };
-    let step = options.step(sorted.ranked().len(), COMPACT_LEN_MAX);
     // By the table of members, not by rank: a changed score must not hide a member from a scan.
-    let (next, range) = scan_range(options.cursor, step, sorted.ranked().len());
-    let matching: Vec<(&[u8], f64)> = if next == 0 && options.cursor == 0 {
+    let (next, range) = options.step(sorted.ranked().len());
+    let matching: Vec<(&[u8], f64)> = if range.len() == sorted.ranked().len() {
         sorted.ranked().iter().map(|(score, member)| (member.as_slice(), *score)).collect()
     } else {
         sorted.members(range).collect()

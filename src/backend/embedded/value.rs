@@ -252,6 +252,7 @@ impl SortedSet {
     }
 
     /// How many members sort before this one.
+    #[expect(clippy::float_cmp, reason = "equal scores are those that compare equal, zeros of both signs too")]
     fn place(&self, score: f64, member: &[u8]) -> usize {
         self.ranked.partition_point(|(other, name)| *other < score || (*other == score && name.as_slice() < member))
     }
