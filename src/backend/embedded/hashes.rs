@@ -1,6 +1,6 @@
 //! Hash verbs.
 
-use super::keys::{ScanOptions, scan_reply};
+use super::keys::{ScanOptions, scan_cursor, scan_reply};
 use super::number::{add_decimals, parse_double, parse_integer};
 use super::reply::{Failure, OK, Outcome, Reply};
 use super::store::{Args, SessionState, Store, wrong_number_of_arguments};
@@ -108,8 +108,10 @@ pub(super) fn hincrbyfloat(store: &mut Store, _: &mut SessionState, args: Args<'
 }
 
 pub(super) fn hscan(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
-    let options = ScanOptions::parse(args, 2)?;
+    // As in Redis: a bad cursor wins over the key's type, and that over bad options.
+    scan_cursor(args.at(2))?;
     let Some(hash) = store.hash(args.at(1))? else { return Ok(scan_reply(0, Vec::new())) };
+    let options = ScanOptions::parse(args, 2)?;
     let len = hash.fields().len();
     let (next, range) = options.step(len);
     let step = hash.fields().get_range(range).into_iter().flat_map(|slice| slice.iter());

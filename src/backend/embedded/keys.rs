@@ -3,7 +3,7 @@
 use super::dump;
 use super::glob;
 use super::keyspace::scan_range;
-use super::number::parse_integer;
+use super::number::{parse_database, parse_integer};
 use super::reply::{Failure, NO_SUCH_KEY, NOT_INTEGER, OK, Outcome, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store};
 use super::value::COMPACT_LEN_MAX;
@@ -62,10 +62,7 @@ pub(super) fn copy(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> O
     while let Some(word) = words.next() {
         match word.to_ascii_uppercase().as_slice() {
             b"REPLACE" => replace = true,
-            b"DB" => match parse_integer(words.next().ok_or(SYNTAX)?)? {
-                0 => {}
-                _ => return Err(Failure::fixed("ERR DB index is out of range")),
-            },
+            b"DB" => parse_database(words.next().ok_or(SYNTAX)?)?,
             _ => return Err(SYNTAX),
         }
     }
@@ -226,11 +223,7 @@ pub(super) struct ScanOptions<'a> {
 impl<'a> ScanOptions<'a> {
     /// Reads the cursor, which is the word at `place`, and what follows it.
     pub(super) fn parse(args: Args<'a>, place: usize) -> Result<Self, Failure> {
-        // `strtoul`, which Redis uses, takes an empty word for 0 and negative ones for large ones.
-        let text = str::from_utf8(args.at(place)).unwrap_or("?");
-        let negative = |text: &str| text.parse::<i64>().map(i64::cast_unsigned);
-        let cursor = if text.is_empty() { Some(0) } else { text.parse().or_else(|_| negative(text)).ok() };
-        let cursor = cursor.ok_or(Failure::fixed("ERR invalid cursor"))?;
+        let cursor = scan_cursor(args.at(place))?;
         let mut options = Self { cursor, count: 10, pattern: None, type_name: None };
         let (pairs, odd) = args.from(place + 1).as_chunks::<2>();
         for &[name, value] in pairs {
@@ -256,6 +249,14 @@ impl<'a> ScanOptions<'a> {
     pub(super) fn matches(&self, name: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob::matches(pattern, name))
     }
+}
+
+/// The number of a cursor. `strtoul`, which Redis uses, takes an empty word for 0 and negative ones for large ones.
+pub(super) fn scan_cursor(word: &[u8]) -> Result<u64, Failure> {
+    let text = str::from_utf8(word).unwrap_or("?");
+    let negative = || text.parse::<i64>().map(i64::cast_unsigned);
+    let cursor = if text.is_empty() { Some(0) } else { text.parse().or_else(|_| negative()).ok() };
+    cursor.ok_or(Failure::fixed("ERR invalid cursor"))
 }
 
 pub(super) fn scan_reply(next: u64, items: Vec<Reply>) -> Reply {

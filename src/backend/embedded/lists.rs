@@ -193,8 +193,8 @@ fn search_options(args: Args<'_>) -> Result<Search, Failure> {
     let (options, rest) = args.from(3).as_chunks::<2>();
     for [name, text] in options {
         let positive = |failure| {
-            let number = parse_integer(text)?;
-            usize::try_from(number).map_err(|_| failure)
+            let number = parse_integer(text).ok();
+            number.and_then(|number| usize::try_from(number).ok()).ok_or(failure)
         };
         match name.to_ascii_uppercase().as_slice() {
             b"RANK" => search.rank = parse_integer(text)?,

@@ -14,6 +14,15 @@ pub(super) fn parse_integer(bytes: &[u8]) -> Result<i64, Failure> {
     text.and_then(|text| text.parse().ok()).ok_or(NOT_INTEGER)
 }
 
+/// The number of a database: there is only 0.
+pub(super) fn parse_database(bytes: &[u8]) -> Result<(), Failure> {
+    match i32::try_from(parse_integer(bytes)?) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Failure::fixed("ERR DB index is out of range")),
+        Err(_) => Err(Failure::fixed("ERR value is out of range, value must between -2147483648 and 2147483647")),
+    }
+}
+
 /// A double that is not NaN; `inf` with and without sign is one.
 pub(super) fn parse_double(bytes: &[u8]) -> Result<f64, Failure> {
     let text = str::from_utf8(bytes).map_err(|_| NOT_FLOAT)?;
@@ -51,14 +60,15 @@ fn trim_zeros(text: &str) -> &str {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
 
-/// The sum that INCRBYFLOAT stores. Redis adds 80-bit floats and prints 17 decimals; the same digits come from exact
-/// decimals, except for sums whose 17th decimal an 80-bit float cannot hold (above some hundreds). Other spellings
-/// (exponents, more decimals) fall back to doubles.
+/// The sum that INCRBYFLOAT stores. Redis adds 80-bit floats and prints 17 decimals; here the terms and their exact
+/// decimal sum are rounded to the 64 bits that such a float holds. Other spellings (exponents, more decimals) fall back to doubles.
 pub(super) fn add_decimals(current: &[u8], increment: &[u8]) -> Result<Vec<u8>, Failure> {
     let (left, right) = (parse_double(current)?, parse_double(increment)?);
     let exact = parse_fixed(current).zip(parse_fixed(increment)).and_then(|(a, b)| a.checked_add(b));
-    if let Some(sum) = exact {
-        return Ok(format_fixed(sum).into_bytes());
+    if let Some(sum) = exact.and_then(|sum| round_to_extended(sum.unsigned_abs()).map(|magnitude| (sum, magnitude))) {
+        let (sign, magnitude) = (if sum.0 < 0 { "-" } else { "" }, sum.1);
+        let text = format!("{sign}{}.{:017}", magnitude / FIXED_ONE, magnitude % FIXED_ONE);
+        return Ok(trim_zeros(&text).as_bytes().to_vec());
     }
     let sum = left + right;
     if !sum.is_finite() {
@@ -67,6 +77,7 @@ pub(super) fn add_decimals(current: &[u8], increment: &[u8]) -> Result<Vec<u8>, 
     Ok(trim_zeros(&format!("{sum:.17}")).as_bytes().to_vec())
 }
 
+/// Decimals are counted in units of 10⁻¹⁷.
 const FIXED_DECIMALS: usize = 17;
 const FIXED_ONE: u128 = 10_u128.pow(17);
 
@@ -75,18 +86,29 @@ fn parse_fixed(bytes: &[u8]) -> Option<i128> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.len() > 18 || fraction.len() > FIXED_DECIMALS || !plain(whole) || !plain(fraction) {
+    if whole.len() > 20 || fraction.len() > FIXED_DECIMALS || !plain(whole) || !plain(fraction) {
         return None;
     }
-    let magnitude: i128 = format!("{whole}{fraction:0<FIXED_DECIMALS$}").parse().ok()?;
+    let magnitude = format!("{whole}{fraction:0<FIXED_DECIMALS$}").parse().ok()?;
+    let magnitude = i128::try_from(round_to_extended(magnitude)?).ok()?;
     Some(if negative { -magnitude } else { magnitude })
 }
 
-fn format_fixed(value: i128) -> String {
-    let magnitude = value.unsigned_abs();
-    let sign = if value < 0 { "-" } else { "" };
-    let text = format!("{sign}{}.{:017}", magnitude / FIXED_ONE, magnitude % FIXED_ONE);
-    trim_zeros(&text).to_owned()
+/// The nearest number with 64 significant bits, ties to even, again in units of 10⁻¹⁷. `None` beyond 64 bits.
+fn round_to_extended(magnitude: u128) -> Option<u128> {
+    let whole_bits = 128 - (magnitude / FIXED_ONE).leading_zeros();
+    if whole_bits == 0 {
+        return Some(magnitude);
+    }
+    let fraction_bits = 64_u32.checked_sub(whole_bits)?;
+    let round = |numerator: u128, divisor: u128| {
+        let (quotient, rest) = (numerator / divisor, numerator % divisor);
+        let up = rest * 2 > divisor || rest * 2 == divisor && quotient % 2 == 1;
+        quotient + u128::from(up)
+    };
+    // Under 2¹²²: the whole bits and those of the fraction make 64, and a unit takes 57.
+    let binary = round(magnitude << fraction_bits, FIXED_ONE);
+    Some(round(binary * FIXED_ONE, 1 << fraction_bits))
 }
 
 /// A range of list or rank positions, from Redis's signed, inclusive, clamped indexes. `None` is the empty range.
@@ -136,5 +158,7 @@ mod tests {
         assert_eq!(add_decimals(b"0.1", b"0.2").unwrap(), b"0.3");
         assert_eq!(add_decimals(b"-1.5", b"1.5").unwrap(), b"0");
         assert_eq!(add_decimals(b"1e3", b"5").unwrap(), b"1005");
+        // As Redis answers: the sum is a tie between two 80-bit floats.
+        assert_eq!(add_decimals(b"9223372036854775807", b"-1.25").unwrap(), b"9223372036854775806");
     }
 }

@@ -1,7 +1,7 @@
 //! Verbs about the client's session and the server: HELLO, CLIENT, INFO, CONFIG, COMMAND and the like.
 
 use super::glob;
-use super::number::parse_integer;
+use super::number::{parse_database, parse_integer};
 use super::reply::{Failure, OK, Outcome, Protocol, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store, unknown_subcommand, wrong_number_of_arguments};
 use super::table;
@@ -24,10 +24,7 @@ pub(super) fn echo(_: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outco
 }
 
 pub(super) fn select(_: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
-    match parse_integer(args.at(1))? {
-        0 => Ok(OK),
-        _ => Err(Failure::fixed("ERR DB index is out of range")),
-    }
+    parse_database(args.at(1)).map(|()| OK)
 }
 
 /// There are no users and no passwords: every one is right.

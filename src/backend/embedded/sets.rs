@@ -2,7 +2,7 @@
 
 use indexmap::IndexSet;
 
-use super::keys::{ScanOptions, scan_reply};
+use super::keys::{ScanOptions, scan_cursor, scan_reply};
 use super::number::parse_integer;
 use super::reply::{Failure, Outcome, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store};
@@ -183,8 +183,10 @@ pub(super) fn sdiffstore(store: &mut Store, _: &mut SessionState, args: Args<'_>
 }
 
 pub(super) fn sscan(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
-    let options = ScanOptions::parse(args, 2)?;
+    // As in Redis: a bad cursor wins over the key's type, and that over bad options.
+    scan_cursor(args.at(2))?;
     let Some(set) = store.set(args.at(1))? else { return Ok(scan_reply(0, Vec::new())) };
+    let options = ScanOptions::parse(args, 2)?;
     let len = set.members().len();
     let (next, range) = options.step(len);
     let listed = set.listed();

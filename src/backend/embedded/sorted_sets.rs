@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::keys::{ScanOptions, scan_reply};
+use super::keys::{ScanOptions, scan_cursor, scan_reply};
 use super::number::{format_double, index_range, parse_double, parse_integer};
 use super::reply::{Failure, Outcome, Protocol, Reply, SYNTAX};
 use super::store::{Args, SessionState, Store, wrong_number_of_arguments};
@@ -278,7 +278,9 @@ impl RangeOptions {
                 _ => return Err(SYNTAX),
             }
         }
-        if options.limit.is_some_and(|limit| limit != (0, -1)) && matches!(options.by, None | Some(By::Rank)) {
+        // LIMIT with a count of -1 is no limit, and its offset then means nothing by rank.
+        let by_rank = matches!(options.by, None | Some(By::Rank));
+        if options.limit.take_if(|_| by_rank).is_some_and(|(_, count)| count != -1) {
             return Err(Failure::fixed(
                 "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
             ));
@@ -407,8 +409,10 @@ fn pop(store: &mut Store, session: &SessionState, args: Args<'_>, direction: Dir
 }
 
 pub(super) fn zscan(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> Outcome {
-    let options = ScanOptions::parse(args, 2)?;
+    // As in Redis: a bad cursor wins over the key's type, and that over bad options.
+    scan_cursor(args.at(2))?;
     let Some(sorted) = store.sorted(args.at(1))? else { return Ok(scan_reply(0, Vec::new())) };
+    let options = ScanOptions::parse(args, 2)?;
     // By the table of members, not by rank: a changed score must not hide a member from a scan.
     let (next, range) = options.step(sorted.ranked().len());
     let matching: Vec<(&[u8], f64)> = if range.len() == sorted.ranked().len() {

@@ -126,7 +126,11 @@ pub(super) fn getex(store: &mut Store, _: &mut SessionState, args: Args<'_>) -> 
     let value = Reply::bulk(value);
     if expiry != Expiry::Keep {
         let expires_at_ms = expiry.resolve(store.keyspace.now_ms, None, "getex")?;
-        store.keyspace.set_expiry(key, expires_at_ms);
+        if expires_at_ms.is_some_and(|at| at <= store.keyspace.now_ms) {
+            store.keyspace.remove(key);
+        } else {
+            store.keyspace.set_expiry(key, expires_at_ms);
+        }
     }
     Ok(value)
 }
