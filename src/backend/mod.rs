@@ -7,6 +7,7 @@
 //! - Replies of one connection arrive in the order of its requests, and a late reply finds its own entry or none.
 
 mod context;
+pub mod embedded;
 pub mod redis;
 mod stream;
 
