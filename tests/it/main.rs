@@ -7,4 +7,10 @@
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod local;
+#[cfg(test)]
+mod multi_key;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
 mod support;
