@@ -5,12 +5,22 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so, a random one prints its seed")]
 
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod local;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod multi_key;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod support;

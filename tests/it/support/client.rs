@@ -272,16 +272,22 @@ impl Client {
 
     /// Reads and drops exactly `count` bytes: for replies too large to keep.
     pub(crate) fn discard(&mut self, mut count: usize) -> io::Result<()> {
-        let kept = (self.received.len() - self.read_at).min(count);
-        self.read_at += kept;
-        count -= kept;
         let mut chunk = vec![0; 1 << 20];
         while count > 0 {
             let part = count.min(chunk.len());
-            self.stream.read_exact(&mut chunk[..part])?;
+            self.read_exact(&mut chunk[..part])?;
             count -= part;
         }
         Ok(())
+    }
+
+    /// Reads exactly so many bytes.
+    pub(crate) fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let kept = (self.received.len() - self.read_at).min(buffer.len());
+        let (first, rest) = buffer.split_at_mut(kept);
+        first.copy_from_slice(&self.received[self.read_at..self.read_at + kept]);
+        self.read_at += kept;
+        self.stream.read_exact(rest)
     }
 
     /// One command, one reply.

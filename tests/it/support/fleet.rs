@@ -30,12 +30,16 @@ impl Fleet {
 
     /// The same with changes to the file.
     pub(crate) fn start_with(nodes: usize, change: impl FnOnce(QuoitConfig) -> QuoitConfig) -> Option<Self> {
-        let stores = Self::stores(nodes)?;
+        Some(Self::in_front_of(Self::stores(nodes)?, change))
+    }
+
+    /// The proxy in front of stores that run already.
+    pub(crate) fn in_front_of(stores: Vec<RedisServer>, change: impl FnOnce(QuoitConfig) -> QuoitConfig) -> Self {
         if std::env::var("QUOIT_TEST_SUBJECT").is_ok_and(|subject| subject == "redis") {
-            return Some(Self { stores, subject: Subject::Store });
+            return Self { stores, subject: Subject::Store };
         }
         let quoit = Quoit::start(&change(Self::config_of(&stores)));
-        Some(Self { stores, subject: Subject::Quoit(Box::new(quoit)) })
+        Self { stores, subject: Subject::Quoit(Box::new(quoit)) }
     }
 
     pub(crate) fn stores(nodes: usize) -> Option<Vec<RedisServer>> {
@@ -83,27 +87,29 @@ impl Fleet {
         }
     }
 
-    /// `count` keys for each node, found by writing through the proxy and looking where they went: no knowledge of the
-    /// ring. The keys are deleted again.
+    /// `count` keys for each node.
     pub(crate) fn keys_by_node(&self, count: usize) -> Vec<Vec<String>> {
-        let mut client = self.client();
-        let mut stores: Vec<_> = self.stores.iter().map(RedisServer::client).collect();
-        let mut keys = vec![Vec::new(); stores.len()];
-        for number in 0..10_000 {
-            if keys.iter().all(|keys: &Vec<String>| keys.len() >= count) {
-                return keys;
-            }
-            let key = format!("key-of-somebody:{number}");
-            assert_eq!(client.command(&["SET", &key, "1"]), Value::Simple(b"OK".to_vec()));
-            for (store, keys) in stores.iter_mut().zip(&mut keys) {
-                if store.command(&["DEL", &key]) == Value::Integer(1) && keys.len() < count {
-                    keys.push(key.clone());
-                }
+        keys_by_store(self.address(), &self.stores, count)
+    }
+}
+
+/// `count` keys for each store, found by writing through the proxy and looking where they went: no knowledge of the ring.
+/// The keys are deleted again.
+pub(crate) fn keys_by_store(proxy: SocketAddr, stores: &[RedisServer], count: usize) -> Vec<Vec<String>> {
+    let mut client = Client::connect(proxy);
+    let mut stores: Vec<_> = stores.iter().map(RedisServer::client).collect();
+    let mut keys = vec![Vec::new(); stores.len()];
+    for number in 0..10_000 {
+        if keys.iter().all(|keys: &Vec<String>| keys.len() >= count) {
+            return keys;
+        }
+        let key = format!("key-of-somebody:{number}");
+        assert_eq!(client.command(&["SET", &key, "1"]), Value::Simple(b"OK".to_vec()));
+        for (store, keys) in stores.iter_mut().zip(&mut keys) {
+            if store.command(&["DEL", &key]) == Value::Integer(1) && keys.len() < count {
+                keys.push(key.clone());
             }
         }
-        panic!(
-            "10,000 keys did not reach every node {count} times: {:?}",
-            keys.iter().map(Vec::len).collect::<Vec<_>>()
-        );
     }
+    panic!("10,000 keys did not reach every node {count} times: {:?}", keys.iter().map(Vec::len).collect::<Vec<_>>());
 }

@@ -3,6 +3,7 @@
 mod client;
 mod fault;
 mod fleet;
+mod load;
 mod quoit;
 mod redis;
 
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Reply, Value, encode, parse};
 pub(crate) use fault::{Fault, FaultProxy};
-pub(crate) use fleet::Fleet;
+pub(crate) use fleet::{Fleet, keys_by_store};
+pub(crate) use load::{Expect, Load};
 pub(crate) use quoit::{HttpReply, Quoit, QuoitConfig};
 pub(crate) use redis::{Program, RedisServer};
 

@@ -105,22 +105,36 @@ impl Quoit {
     /// Starts the proxy and waits until it says that it is ready.
     #[track_caller]
     pub(crate) fn start(config: &QuoitConfig) -> Self {
-        Self::start_by(config, |binary| Command::new(binary))
+        Self::launch(config, Self::write_plainly, &|binary| Command::new(binary))
+    }
+
+    /// The same, with the file laid out in its directory by the test: links, for one.
+    #[track_caller]
+    pub(crate) fn start_laid_out(config: &QuoitConfig, lay_out: impl Fn(&Path, &str)) -> Self {
+        Self::launch(config, lay_out, &|binary| Command::new(binary))
     }
 
     /// The same, with the command that runs the binary in the test's hands: limits, namespaces.
     #[track_caller]
     pub(crate) fn start_by(config: &QuoitConfig, command: impl Fn(&str) -> Command) -> Self {
+        Self::launch(config, Self::write_plainly, &command)
+    }
+
+    fn write_plainly(directory: &Path, text: &str) {
+        fs::write(directory.join("quoit.toml"), text).expect("the file can be written");
+    }
+
+    #[track_caller]
+    fn launch(config: &QuoitConfig, lay_out: impl Fn(&Path, &str), command: &dyn Fn(&str) -> Command) -> Self {
         // Ports were free a moment ago; somebody may have taken one since, so a few pairs are tried.
         for _ in 0..3 {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let (listener_port, admin_port) = (free_port(), free_port());
-            let path = directory.path().join("quoit.toml");
-            fs::write(&path, config.text(listener_port, admin_port)).expect("the file can be written");
+            lay_out(directory.path(), &config.text(listener_port, admin_port));
             let log = File::create(directory.path().join("log")).expect("the log can be written");
             let child = command(env!("CARGO_BIN_EXE_quoit"))
                 .args(["serve", "--config"])
-                .arg(&path)
+                .arg(directory.path().join("quoit.toml"))
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("a second handle"))
                 .stderr(log)
