@@ -203,6 +203,9 @@ fn has_proxy() -> bool {
     std::env::var_os("QUOIT_TEST_SUBJECT").is_none()
 }
 
+const CONNECTIONS: usize = 4;
+const DEPTH: usize = 8;
+
 /// F7: a connection that breaks costs what was on its way over it, and nothing more: the node is not dead.
 #[test]
 fn a_broken_connection_is_not_a_dead_node() {
@@ -211,8 +214,6 @@ fn a_broken_connection_is_not_a_dead_node() {
     }
     let Some(relayed) = Relayed::start(|config| config) else { return };
     let keys = relayed.keys(24);
-    const CONNECTIONS: usize = 4;
-    const DEPTH: usize = 8;
     let load = Load::start(relayed.quoit.address(), CONNECTIONS, DEPTH, &keys, Expect::Latest);
     for cuts in 1..=5 {
         progresses(&load, &[0, 1], 300);

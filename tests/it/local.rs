@@ -1,6 +1,6 @@
 //! What the proxy answers by itself: a client library must be able to connect with its defaults and ask its questions (F11).
 
-use crate::support::{Client, Fleet, Value, encode};
+use crate::support::{Client, Fleet, Quoit, QuoitConfig, RedisServer, Value, encode};
 
 fn ok() -> Value {
     Value::Simple(b"OK".to_vec())
@@ -233,5 +233,46 @@ fn local_and_fetched_answers_in_one_pipeline() {
         assert!(replies[3].value.text().contains(&format!("'{text}'")), "{:?}", replies[3]);
         assert_eq!(replies[4].value.items()[0].text(), text);
         assert_eq!(replies[4].value.items()[1], Value::Null);
+    }
+}
+
+/// The listener asks for a password, the stores for another: the proxy knows the one and gives the other.
+#[test]
+fn passwords() {
+    if std::env::var_os("QUOIT_TEST_SUBJECT").is_some() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str, secret: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, format!("{secret}\n")).expect("the file can be written");
+        format!("password_file = \"{}\"", path.display())
+    };
+    let Some(store) = RedisServer::start() else { return };
+    assert_eq!(store.client().line("CONFIG SET requirepass for-stores"), ok());
+    let config = QuoitConfig::new([(Fleet::name(0), store.address())])
+        .listener(&file("clients", "for-clients"))
+        .node(&file("stores", "for-stores"));
+    let quoit = Quoit::start(&config);
+    let mut client = quoit.client();
+    for line in ["GET k", "PING", "CLIENT GETNAME", "CONFIG GET *", "HELLO 3", "NOSUCH"] {
+        check_error(&mut client, line, "NOAUTH");
+    }
+    check_error(&mut client, "AUTH wrong", "WRONGPASS");
+    check_error(&mut client, "AUTH for-stores", "WRONGPASS");
+    check_error(&mut client, "HELLO 3 AUTH default wrong", "WRONGPASS");
+    assert_eq!(client.line("AUTH for-clients"), ok());
+    assert_eq!(client.line("SET k v"), ok());
+    assert_eq!(quoit.client().line("AUTH default for-clients"), ok());
+    let mut client = quoit.client();
+    assert!(matches!(client.line("HELLO 3 AUTH default for-clients SETNAME someone"), Value::Map(_)));
+    assert_eq!(client.line("GET k").text(), "v");
+    assert_eq!(client.line("RESET"), Value::Simple(b"RESET".to_vec()));
+    check_error(&mut client, "GET k", "NOAUTH");
+    for secret in ["for-clients", "for-stores"] {
+        for page in ["/config", "/ring", "/metrics"] {
+            assert!(!quoit.admin("GET", page).body.contains(secret), "{page} shows a secret");
+        }
+        assert!(!quoit.log().contains(secret), "the log shows a secret");
     }
 }

@@ -110,7 +110,7 @@ fn a_million_keys() {
         let reply = client.receive().value;
         match &reply {
             Value::Error(_) => {
-                assert!(reply.text().contains("keys"), "the error says what is too many: {}", reply.text())
+                assert!(reply.text().contains("keys"), "what is too many? {reply:?}");
             }
             Value::Array(items) => assert_eq!(items.len(), 1_000_000),
             other => assert_eq!(*other, Value::Integer(0)),

@@ -20,8 +20,8 @@ fn has_node(quoit: &Quoit, name: &str) -> bool {
     quoit.admin("GET", "/ring").body.contains(name)
 }
 
-fn last_reload_successful(quoit: &Quoit) -> f64 {
-    quoit.metric_sum("quoit_config_last_reload_successful")
+fn last_reload_successful(quoit: &Quoit) -> bool {
+    quoit.metric_sum("quoit_config_last_reload_successful") > 0.5
 }
 
 fn open_files(quoit: &Quoit) -> usize {
@@ -51,7 +51,7 @@ fn a_thousand_reloads_under_load() {
     assert_eq!(load.failed(0), 0, "{:?}", load.errors(0));
     let answered = load.answered(0);
     eventually("the load still runs", PATIENCE, || load.answered(0) > answered + 1_000);
-    assert_eq!(last_reload_successful(&quoit), 1.0);
+    assert!(last_reload_successful(&quoit));
 
     quoit.write_config(&quoit.text_of(&ring_of(&stores, &[0, 1])));
     assert_eq!(quoit.admin("POST", "/reload").status, 200);
@@ -78,7 +78,7 @@ fn a_bad_file_keeps_the_ring() {
     for (key, value) in &values {
         assert_eq!(client.command(&["SET", key, value]).text(), "OK");
     }
-    assert_eq!(last_reload_successful(&quoit), 1.0);
+    assert!(last_reload_successful(&quoit));
     let text = quoit.text_of(&good);
     let bad = [
         "this is not TOML [".to_owned(),
@@ -92,7 +92,7 @@ fn a_bad_file_keeps_the_ring() {
         quoit.write_config(bad);
         let reply = quoit.admin("POST", "/reload");
         assert!(reply.status >= 400, "bad file {round} was taken: {} {}", reply.status, reply.body);
-        assert_eq!(last_reload_successful(&quoit), 0.0, "bad file {round}");
+        assert!(!last_reload_successful(&quoit), "bad file {round}");
         assert!(has_node(&quoit, Fleet::name(0)) && has_node(&quoit, Fleet::name(1)));
         for (key, value) in &values {
             assert_eq!(&client.command(&["GET", key]).text(), value, "bad file {round}");
@@ -100,7 +100,7 @@ fn a_bad_file_keeps_the_ring() {
         assert_eq!(quoit.admin("GET", "/readyz").status, 200, "it still serves");
         quoit.write_config(&text);
         assert_eq!(quoit.admin("POST", "/reload").status, 200);
-        assert_eq!(last_reload_successful(&quoit), 1.0);
+        assert!(last_reload_successful(&quoit));
     }
     assert!(quoit.log().contains("replicaz"), "the log shows the fault:\n{}", quoit.log());
 }
@@ -132,7 +132,7 @@ fn the_file_is_watched() {
     let (one, two) = (quoit.text_of(&one), quoit.text_of(&two));
     let sees = |what: &str, expected: bool| {
         eventually(what, PATIENCE, || has_node(&quoit, Fleet::name(1)) == expected);
-        assert_eq!(last_reload_successful(&quoit), 1.0, "{what}");
+        assert!(last_reload_successful(&quoit), "{what}");
     };
     for round in 0..2 {
         quoit.write_config(&two);
@@ -178,7 +178,7 @@ fn a_config_map_is_swapped() {
             has_node(&quoit, Fleet::name(1)) == expected
         });
     }
-    assert_eq!(last_reload_successful(&quoit), 1.0);
+    assert!(last_reload_successful(&quoit));
 }
 
 /// SIGHUP reloads at once, and a process that gets many survives them.

@@ -33,8 +33,9 @@ impl Value {
     /// The text of a simple, bulk or error reply, lossily; `""` for anything else.
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Simple(bytes) | Self::Error(bytes) | Self::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Self::Other(_, bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Self::Simple(bytes) | Self::Error(bytes) | Self::Bulk(bytes) | Self::Other(_, bytes) => {
+                String::from_utf8_lossy(bytes).into_owned()
+            }
             _ => String::new(),
         }
     }
@@ -98,7 +99,7 @@ impl fmt::Debug for Reply {
 }
 
 /// Decodes one reply from the front of `bytes`; `None` while it is incomplete. Malformed bytes fail the test.
-pub(crate) fn parse(bytes: &[u8]) -> Option<(Value, usize)> {
+fn parse(bytes: &[u8]) -> Option<(Value, usize)> {
     let marker = *bytes.first()?;
     let line_end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let line = &bytes[1..line_end];
@@ -184,10 +185,6 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream, received: Vec::new(), read_at: 0 })
-    }
-
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Duration) {

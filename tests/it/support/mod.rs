@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Client, Reply, Value, encode, parse};
+pub(crate) use client::{Client, Reply, Value, encode};
 pub(crate) use fault::{Fault, FaultProxy};
 pub(crate) use fleet::{Fleet, keys_by_store};
 pub(crate) use load::{Expect, Load};
-pub(crate) use quoit::{HttpReply, Quoit, QuoitConfig};
+pub(crate) use quoit::{Quoit, QuoitConfig};
 pub(crate) use redis::{Program, RedisServer};
 
 /// How long anything that must come may take: far more than it needs, on a machine that is busy with other tests.

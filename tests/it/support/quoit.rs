@@ -23,6 +23,8 @@ pub(crate) struct QuoitConfig {
     pub(crate) pool: String,
     /// Lines of the `[[listener]]` table.
     pub(crate) listener: String,
+    /// Lines of every `[[pool.node]]` table.
+    pub(crate) node: String,
     /// Lines of the `[proxy]` table.
     pub(crate) proxy: String,
     /// Whole tables after `[pool.ring]`, such as `[pool.breaker]`.
@@ -36,6 +38,7 @@ impl QuoitConfig {
             nodes: nodes.into_iter().map(|(name, address)| (name.into(), address.to_string())).collect(),
             pool: String::new(),
             listener: String::new(),
+            node: String::new(),
             proxy: String::new(),
             tables: String::new(),
         }
@@ -58,6 +61,12 @@ impl QuoitConfig {
         self
     }
 
+    pub(crate) fn node(mut self, lines: &str) -> Self {
+        self.node.push_str(lines);
+        self.node.push('\n');
+        self
+    }
+
     pub(crate) fn proxy(mut self, lines: &str) -> Self {
         self.proxy.push_str(lines);
         self.proxy.push('\n');
@@ -72,7 +81,7 @@ impl QuoitConfig {
 
     /// The file as it stands on the disk.
     pub(crate) fn text(&self, listener_port: u16, admin_port: u16) -> String {
-        let Self { workers, nodes, pool, listener, proxy, tables } = self;
+        let Self { workers, nodes, pool, listener, node, proxy, tables } = self;
         let mut text = format!(
             "[proxy]\nworkers = {workers}\n{proxy}\n[admin]\nbind = \"127.0.0.1:{admin_port}\"\n\n\
              [[listener]]\nbind = \"127.0.0.1:{listener_port}\"\nprotocol = \"redis\"\npool = \"main\"\n{listener}\n\
@@ -80,7 +89,8 @@ impl QuoitConfig {
              [pool.ring]\nplacement = \"ketama\"\nhash_tag = \"{{}}\"\n\n{tables}\n"
         );
         for (name, address) in nodes {
-            writeln!(text, "[[pool.node]]\nname = \"{name}\"\naddress = \"{address}\"\n").expect("a string grows");
+            writeln!(text, "[[pool.node]]\nname = \"{name}\"\naddress = \"{address}\"\n{node}")
+                .expect("a string grows");
         }
         text
     }
