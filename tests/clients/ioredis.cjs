@@ -1,0 +1,36 @@
+// ioredis with its defaults, through the proxy on the port that is the only argument.
+"use strict";
+const assert = require("node:assert");
+const { Redis } = require("ioredis");
+
+(async () => {
+  const client = new Redis(Number(process.argv[2]));
+  assert.strictEqual(await client.ping(), "PONG");
+  assert.strictEqual(await client.set("io:greeting", "hello"), "OK");
+  assert.strictEqual(await client.get("io:greeting"), "hello");
+  assert.strictEqual(await client.get("io:nothing"), null);
+  const numbers = Array.from({ length: 100 }, (_, number) => number);
+  await client.mset(Object.fromEntries(numbers.map((number) => [`io:${number}`, number])));
+  assert.deepStrictEqual(await client.mget(numbers.map((number) => `io:${number}`)), numbers.map(String));
+  await client.hset("io:hash", { a: 1, b: 2 });
+  assert.deepStrictEqual(await client.hgetall("io:hash"), { a: "1", b: "2" });
+  await client.zadd("io:scores", 1, "one", 2.5, "two");
+  assert.deepStrictEqual(await client.zrange("io:scores", 0, -1, "WITHSCORES"), ["one", "1", "two", "2.5"]);
+  const replies = await Promise.all(numbers.map((number) => client.set(`io:p:${number}`, number).then(() => client.get(`io:p:${number}`))));
+  assert.deepStrictEqual(replies, numbers.map(String));
+  const pipeline = client.pipeline();
+  numbers.forEach((number) => pipeline.set(`io:q:${number}`, number).get(`io:q:${number}`));
+  const results = await pipeline.exec();
+  numbers.forEach((number) => assert.deepStrictEqual(results[2 * number + 1], [null, String(number)]));
+  await assert.rejects(client.call("NOSUCHCOMMAND", "a"), /unknown command/);
+  const bytes = Buffer.from(Array.from({ length: 100_000 }, (_, index) => index & 255));
+  await client.set("io:bytes", bytes);
+  assert.ok(bytes.equals(await client.getBuffer("io:bytes")));
+  assert.strictEqual(await client.del(...numbers.map((number) => `io:${number}`)), 100);
+  assert.match(await client.info(), /redis_version:/);
+  assert.strictEqual(await client.quit(), "OK");
+  console.log("ok");
+})().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

@@ -1,0 +1,39 @@
+// node-redis with its defaults, in both protocols, through the proxy on the port that is the only argument.
+"use strict";
+const assert = require("node:assert");
+const { createClient } = require("redis");
+
+async function run(options) {
+  const client = createClient({ url: `redis://127.0.0.1:${process.argv[2]}`, ...options });
+  const errors = [];
+  client.on("error", (error) => errors.push(error));
+  await client.connect();
+  assert.strictEqual(await client.ping(), "PONG");
+  assert.strictEqual(await client.set("node:greeting", "hello"), "OK");
+  assert.strictEqual(await client.get("node:greeting"), "hello");
+  assert.strictEqual(await client.get("node:nothing"), null);
+  const numbers = Array.from({ length: 100 }, (_, number) => number);
+  await client.mSet(numbers.map((number) => [`node:${number}`, String(number)]));
+  assert.deepStrictEqual(await client.mGet(numbers.map((number) => `node:${number}`)), numbers.map(String));
+  await client.hSet("node:hash", { a: "1", b: "2" });
+  assert.deepStrictEqual({ ...(await client.hGetAll("node:hash")) }, { a: "1", b: "2" });
+  await client.zAdd("node:scores", [{ score: 2.5, value: "two" }]);
+  assert.strictEqual(await client.zScore("node:scores", "two"), 2.5);
+  // One tick of the event loop is one pipeline.
+  const replies = await Promise.all(numbers.flatMap((number) => [client.set(`node:p:${number}`, String(number)), client.get(`node:p:${number}`)]));
+  numbers.forEach((number) => assert.strictEqual(replies[2 * number + 1], String(number)));
+  await assert.rejects(client.sendCommand(["NOSUCHCOMMAND", "a"]), /unknown command/);
+  assert.strictEqual(await client.del(numbers.map((number) => `node:${number}`)), 100);
+  await client.close();
+  assert.deepStrictEqual(errors, []);
+}
+
+(async () => {
+  await run({});
+  await run({ RESP: 3 });
+  await run({ RESP: 2 });
+  console.log("ok");
+})().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

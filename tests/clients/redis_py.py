@@ -1,0 +1,46 @@
+"""redis-py with its defaults, through the proxy on the port that is the only argument."""
+
+import sys
+
+import redis
+
+port = int(sys.argv[1])
+for protocol in (None, 2, 3):
+    chosen = {} if protocol is None else {"protocol": protocol}
+    client = redis.Redis(port=port, decode_responses=True, **chosen)
+    assert client.ping()
+    assert client.set("py:greeting", "hello", ex=1000)
+    assert client.get("py:greeting") == "hello"
+    assert client.get("py:nothing") is None
+    assert client.mset({f"py:{number}": str(number) for number in range(100)})
+    wanted = [str(number) for number in range(100)]
+    assert client.mget([f"py:{number}" for number in range(100)]) == wanted
+    assert client.exists(*[f"py:{number}" for number in range(100)]) == 100
+    client.hset("py:hash", mapping={"a": "1", "b": "2"})
+    assert client.hgetall("py:hash") == {"a": "1", "b": "2"}
+    client.zadd("py:scores", {"one": 1, "two": 2.5})
+    assert client.zrange("py:scores", 0, -1, withscores=True)[-1][1] == 2.5
+    assert client.sadd("py:set", "a", "b") in (0, 2)
+    assert client.smembers("py:set") == {"a", "b"}
+    assert dict(client.hscan_iter("py:hash")) == {"a": "1", "b": "2"}
+    pipeline = client.pipeline(transaction=False)
+    for number in range(500):
+        pipeline.set(f"py:pipe:{number}", number).get(f"py:pipe:{number}")
+    replies = pipeline.execute()
+    assert replies[1::2] == [str(number) for number in range(500)]
+    try:
+        client.execute_command("NOSUCHCOMMAND", "a")
+    except redis.ResponseError as error:
+        assert "unknown command" in str(error)
+    else:
+        raise AssertionError("an unknown command is an error")
+    assert client.delete(*[f"py:{number}" for number in range(100)]) == 100
+    assert client.info()["redis_version"]
+    assert client.client_setname("some-name") and client.client_getname() == "some-name"
+    client.close()
+
+binary = redis.Redis(port=port)
+value = bytes(range(256)) * 5000
+assert binary.set(b"py:\r\n\x00\xff", value)
+assert binary.get(b"py:\r\n\x00\xff") == value
+print("ok")

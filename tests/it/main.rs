@@ -1,0 +1,26 @@
+//! Integration tests: the built binary on real sockets, in front of real stores. `README.md` beside this file says how to
+//! run one, what must be installed, and which variables make them longer.
+
+#![expect(clippy::disallowed_methods, reason = "real sockets and processes live in real time; waits have deadlines")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so, a random one prints its seed")]
+
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod local;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod multi_key;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,141 @@
+//! A TCP relay that misbehaves on command: it stands between the proxy and a store.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What the relay does. Connections that are open follow a change at their next bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// Replies come this much later.
+    Delay(Duration),
+    /// Each connection is reset after so many bytes of replies: in the middle of one, more often than not.
+    CutAfter(u64),
+    /// A connection is accepted and closed at once.
+    Refuse,
+    /// Bytes are taken and go nowhere.
+    Swallow,
+}
+
+struct Shared {
+    fault: Mutex<Fault>,
+    accepted: AtomicU64,
+    stopped: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+/// The relay; it ends with its value.
+pub(crate) struct FaultProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl FaultProxy {
+    pub(crate) fn start(store: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let shared = Arc::new(Shared {
+            fault: Mutex::new(Fault::None),
+            accepted: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            open: Mutex::new(Vec::new()),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || accept(&listener, store, &accepting));
+        Self { address, shared }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn set(&self, fault: Fault) {
+        *self.shared.fault.lock().expect("no thread panics with it") = fault;
+    }
+
+    /// How many connections came so far.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Breaks every connection that is open now.
+    pub(crate) fn cut_all(&self) {
+        for stream in self.shared.open.lock().expect("no thread panics with it").drain(..) {
+            // Fails only when it is closed already.
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.cut_all();
+        // Wakes the accepting thread, which then sees that it is over.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+fn accept(listener: &TcpListener, store: SocketAddr, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        if shared.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(client) = client else { continue };
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        if *shared.fault.lock().expect("no thread panics with it") == Fault::Refuse {
+            continue;
+        }
+        let Ok(store) = TcpStream::connect(store) else { continue };
+        // No delay of our own: a relay that coalesces would hide split replies.
+        for stream in [&client, &store] {
+            drop(stream.set_nodelay(true));
+            let handle = stream.try_clone().expect("a socket can be cloned");
+            shared.open.lock().expect("no thread panics with it").push(handle);
+        }
+        let pair =
+            (client.try_clone().expect("a socket can be cloned"), store.try_clone().expect("a socket can be cloned"));
+        let (requests, replies) = (Arc::clone(shared), Arc::clone(shared));
+        thread::spawn(move || relay(client, store, &requests, Direction::Requests));
+        thread::spawn(move || relay(pair.1, pair.0, &replies, Direction::Replies));
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Requests,
+    Replies,
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, shared: &Shared, direction: Direction) {
+    let (mut chunk, mut passed) = (vec![0; 16_384], 0);
+    while let Ok(count) = from.read(&mut chunk) {
+        if count == 0 {
+            break;
+        }
+        let fault = *shared.fault.lock().expect("no thread panics with it");
+        let mut count = count;
+        if direction == Direction::Replies {
+            match fault {
+                Fault::None | Fault::Refuse => {}
+                Fault::Delay(delay) => thread::sleep(delay),
+                Fault::CutAfter(limit) => {
+                    let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX);
+                    count = count.min(left);
+                }
+                Fault::Swallow => continue,
+            }
+        }
+        if count == 0 || to.write_all(&chunk[..count]).is_err() {
+            break;
+        }
+        passed += u64::try_from(count).expect("a chunk is small");
+    }
+    for stream in [&from, &to] {
+        drop(stream.shutdown(Shutdown::Both));
+    }
+}
