@@ -244,9 +244,9 @@ pub fn no_such_database(out: &mut Vec<u8>) {
     error(out, "ERR DB index is out of range");
 }
 
-/// `SELECT` of something that is no number.
-pub fn database_not_an_integer(out: &mut Vec<u8>) {
-    error(out, "ERR invalid DB index");
+/// `SELECT` of a number that no server counts to.
+pub fn outside_i32(out: &mut Vec<u8>) {
+    error(out, "ERR value is out of range, value must between -2147483648 and 2147483647");
 }
 
 /// A client name or `CLIENT SETINFO` value that could not be listed. `what` is `Client names`, `lib-name` or `lib-ver`.

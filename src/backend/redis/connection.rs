@@ -21,8 +21,10 @@ const WHOLE_REPLY_BYTES_MAX: usize = 32 * 1024;
 const READS_PER_WAKE: usize = 8;
 /// A write buffer that grew beyond this is given back when it is empty.
 const OUTGOING_KEPT_BYTES: usize = 256 * 1024;
-/// How long a reply may wait for its client before the connection is left to it alone.
+/// How long a reply may wait for its client before the connection is left to those who have requests on it.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long it may wait while replies to others are behind it.
+const OBSTRUCTION_MAX: Duration = Duration::from_secs(1);
 
 /// A request whose reply is due.
 struct Entry {
@@ -278,10 +280,8 @@ impl Connection {
             swept.idle = inner.in_flight.is_empty() && !inner.leased;
             if let Some(since) = inner.paused {
                 swept.obstructed = now.since(since) > PAUSE_MAX;
-                if now.since(since) > node.options.service_timeout
-                    && let Some(Entry { sink: Some(sink), tag, .. }) = inner.in_flight.front()
-                {
-                    given_up = Some((Rc::clone(sink), *tag));
+                if now.since(since) > OBSTRUCTION_MAX {
+                    given_up = inner.obstructor();
                 }
             } else {
                 inner.expire_sent(now, node.options.service_timeout, &mut failed);
@@ -496,7 +496,8 @@ impl Inner {
         let Some(entry) = self.in_flight.front_mut() else { return Err("a reply that nothing asked for".into()) };
         entry.at = now;
         let piece = if self.passing { Piece::More(bytes) } else { Piece::Begin(bytes) };
-        if !self.passing && self.scan.bytes_pending() > node.options.stream_threshold_bytes {
+        let bytes_known = self.scan.bytes_pending().saturating_add(bytes.len() as u64);
+        if !self.passing && bytes_known >= node.options.stream_threshold_bytes {
             self.role = if self.role == Role::Current { Role::Busy } else { self.role };
             node.wants_sweep();
         }
@@ -519,6 +520,15 @@ impl Inner {
                 failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
             }
         }
+    }
+
+    /// The client whose unread reply is at the front, if others wait behind it.
+    fn obstructor(&self) -> Option<(Rc<dyn ReplySink>, Tag)> {
+        let front = self.in_flight.front()?;
+        let sink = front.sink.as_ref()?;
+        let origin = sink.origin();
+        let others = self.in_flight.iter().any(|entry| entry.sink.as_ref().is_some_and(|sink| sink.origin() != origin));
+        others.then(|| (Rc::clone(sink), front.tag))
     }
 
     /// Takes back what waited too long to be sent. With one request half sent, nothing can follow it, so all that wait

@@ -47,7 +47,8 @@ pub(super) fn answer(
     match verb {
         LocalVerb::Ping => match args.get(1) {
             None => reply::simple(out, "PONG"),
-            Some(message) => reply::bulk(out, message),
+            Some(message) if args.len() == 2 => reply::bulk(out, message),
+            Some(_) => return refused(out, |out| reply::wrong_arity(out, row)),
         },
         LocalVerb::Echo => reply::bulk(out, args.get(1).unwrap_or_default()),
         LocalVerb::Quit => {
@@ -64,8 +65,9 @@ pub(super) fn answer(
         LocalVerb::Select => match args.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse::<i64>().ok())
         {
             Some(0) => reply::ok(out),
+            Some(number) if i32::try_from(number).is_err() => return refused(out, reply::outside_i32),
             Some(_) => return refused(out, reply::no_such_database),
-            None => return refused(out, reply::database_not_an_integer),
+            None => return refused(out, reply::not_an_integer),
         },
         LocalVerb::ClusterDisabled => return refused(out, reply::cluster_disabled),
         LocalVerb::Command => introspect::command(out, resp, row, args),

@@ -39,6 +39,9 @@ const DUE_MAX: usize = 4096;
 const ROUNDS_PER_WAKE: usize = 4;
 /// A piece at least this long is written to the client at once, without a copy, if nothing waits before it.
 const DIRECT_BYTES: usize = 16 * 1024;
+/// A reply that is passed on in pieces waits at its store while this much is held for its client; and a client for which
+/// this much is held is not read further.
+const HELD_BYTES: usize = 1024 * 1024;
 /// A request of which this much is there keeps its scanner; a shorter one is scanned again.
 const SCAN_KEPT_BYTES: usize = 4096;
 
@@ -337,9 +340,8 @@ impl Session {
             Obstacle::None => true,
             Obstacle::Due => inner.output.slots.is_empty(),
             Obstacle::Room => {
-                let held_max = self.output_bytes_max();
                 inner.output.slots.len() < DUE_MAX / 2
-                    && inner.output.bytes_held() < held_max
+                    && inner.output.bytes_held() < HELD_BYTES
                     && !self.worker.context.is_full()
             }
             Obstacle::Lease => match &inner.intake {
@@ -347,12 +349,6 @@ impl Session {
                 Intake::Requests | Intake::Skipping(_) => true,
             },
         }
-    }
-
-    fn output_bytes_max(&self) -> usize {
-        let view = self.worker.view();
-        let most = view.topology.listener(self.listener).map_or(0, |listener| listener.client_output_bytes_max);
-        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     fn read(self: &Rc<Self>, context: &mut TaskContext<'_>) -> Poll<()> {
@@ -456,7 +452,7 @@ impl Session {
                 return data.len();
             }
             if inner.output.slots.len() >= DUE_MAX
-                || inner.output.bytes_held() as u64 > listener.client_output_bytes_max
+                || inner.output.bytes_held() >= HELD_BYTES
                 || self.worker.context.is_full()
             {
                 inner.obstacle = Obstacle::Room;
@@ -654,6 +650,9 @@ impl Session {
         } else {
             return;
         }
+        if inner.output.bytes_held() > HELD_BYTES && self.is_beyond_limit(inner) {
+            return;
+        }
         if inner.output.bytes.capacity() == 0 {
             inner.output.bytes = self.worker.context.take_buffer();
         }
@@ -667,6 +666,27 @@ impl Session {
             self.cells.sent_bytes.add(sent as u64);
         }
         inner.output.put(&self.worker.context, slot, bytes, last, sent);
+    }
+
+    /// Whether more is held for the client than the listener allows: then it is closed, as Redis closes a client beyond
+    /// its `client-output-buffer-limit`. One reply alone is never too much.
+    #[cold]
+    fn is_beyond_limit(&self, inner: &mut Inner) -> bool {
+        let view = self.worker.view();
+        let most = view.topology.listener(self.listener).map_or(0, |listener| listener.client_output_bytes_max);
+        if inner.output.bytes_held() as u64 <= most {
+            return false;
+        }
+        self.close_for_not_reading(inner);
+        true
+    }
+
+    fn close_for_not_reading(&self, inner: &mut Inner) {
+        self.cells.output_limit_kills.increment();
+        let held_bytes = inner.output.bytes_held();
+        tracing::warn!(client = self.id, held_bytes, "closed: it does not read its replies");
+        inner.broken = true;
+        inner.wake();
     }
 
     /// A request that is not all here: if it is big, it is passed on while it is received, or refused.
@@ -834,7 +854,7 @@ impl ReplySink for Session {
             }
             Piece::Begin(bytes) | Piece::More(bytes) => {
                 self.settle(inner, tag.slot, bytes, Last::No, Outcome::Ok);
-                if inner.output.bytes_held() > self.output_bytes_max() { Flow::Pause } else { Flow::Continue }
+                if inner.output.bytes_held() >= HELD_BYTES { Flow::Pause } else { Flow::Continue }
             }
             Piece::Failed(failure) if inner.output.has_begun(tag.slot) => {
                 // Part of the reply is with the client: only a closed connection can tell it.
@@ -856,7 +876,7 @@ impl ReplySink for Session {
 
     fn ready(&self, waker: &Waker) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if inner.broken || inner.output.bytes_held() < self.output_bytes_max() {
+        if inner.broken || inner.output.bytes_held() < HELD_BYTES {
             return true;
         }
         inner.obstructed = Some(waker.clone());
@@ -868,14 +888,6 @@ impl ReplySink for Session {
     }
 
     fn give_up(&self, _tag: Tag) {
-        let mut inner = self.inner.borrow_mut();
-        self.cells.output_limit_kills.increment();
-        tracing::warn!(
-            client = self.id,
-            held_bytes = inner.output.bytes_held(),
-            "closed: it does not read its replies"
-        );
-        inner.broken = true;
-        inner.wake();
+        self.close_for_not_reading(&mut self.inner.borrow_mut());
     }
 }
