@@ -64,8 +64,9 @@ pub trait ReplySink {
     /// The client that the request is made for: its requests for one key must not overtake each other.
     fn origin(&self) -> usize;
 
-    /// The reply to `tag` has stood still for too long, and others wait behind it: give it up.
-    fn give_up(&self, tag: Tag);
+    /// The reply to a paused request has stood still for too long, and replies to others wait behind it: the sink has to
+    /// take it now, or give it up.
+    fn make_way(&self);
 }
 
 /// A request that got no reply.

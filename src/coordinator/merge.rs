@@ -259,5 +259,5 @@ impl ReplySink for Merge {
         self.state.borrow().sink.as_ref().map_or(0, |sink| sink.origin())
     }
 
-    fn give_up(&self, _tag: Tag) {}
+    fn make_way(&self) {}
 }

@@ -273,7 +273,7 @@ impl Connection {
     pub(super) fn sweep(&self, now: Moment, node: &Node) -> Swept {
         let mut swept = Swept::default();
         let mut failed: Vec<(Rc<dyn ReplySink>, Tag, Cause)> = Vec::new();
-        let mut given_up = None;
+        let mut obstructor = None;
         {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
@@ -281,7 +281,7 @@ impl Connection {
             if let Some(since) = inner.paused {
                 swept.obstructed = now.since(since) > PAUSE_MAX;
                 if now.since(since) > OBSTRUCTION_MAX {
-                    given_up = inner.obstructor();
+                    obstructor = inner.obstructor();
                 }
             } else {
                 inner.expire_sent(now, node.options.service_timeout, &mut failed);
@@ -292,8 +292,8 @@ impl Connection {
             swept.not_sent = u32::try_from(failed.len() - sent_late).unwrap_or(u32::MAX);
             self.load.set(inner.in_flight.len());
         }
-        if let Some((sink, tag)) = given_up {
-            sink.give_up(tag);
+        if let Some(sink) = obstructor {
+            sink.make_way();
             self.inner.borrow().wake_task();
         }
         for (sink, tag, cause) in failed {
@@ -523,12 +523,12 @@ impl Inner {
     }
 
     /// The client whose unread reply is at the front, if others wait behind it.
-    fn obstructor(&self) -> Option<(Rc<dyn ReplySink>, Tag)> {
+    fn obstructor(&self) -> Option<Rc<dyn ReplySink>> {
         let front = self.in_flight.front()?;
         let sink = front.sink.as_ref()?;
         let origin = sink.origin();
         let others = self.in_flight.iter().any(|entry| entry.sink.as_ref().is_some_and(|sink| sink.origin() != origin));
-        others.then(|| (Rc::clone(sink), front.tag))
+        others.then(|| Rc::clone(sink))
     }
 
     /// Takes back what waited too long to be sent. With one request half sent, nothing can follow it, so all that wait

@@ -102,6 +102,8 @@ pub(super) struct Inner {
     closing: bool,
     /// The client will send nothing more.
     ended: bool,
+    /// Others wait behind what this client does not read: it is held here, up to the listener's bound.
+    spilling: bool,
     /// Close now.
     broken: bool,
 }
@@ -166,6 +168,7 @@ impl Session {
                 graced: false,
                 closing: false,
                 ended: false,
+                spilling: false,
                 broken: false,
             }),
         })
@@ -301,6 +304,7 @@ impl Session {
         if output.pending_bytes() == 0 {
             output.bytes.clear();
             output.written = 0;
+            inner.spilling = false;
         } else if output.written > output.bytes.len() / 2 {
             output.bytes.drain(..output.written);
             output.written = 0;
@@ -650,7 +654,7 @@ impl Session {
         } else {
             return;
         }
-        if inner.output.bytes_held() > HELD_BYTES && self.is_beyond_limit(inner) {
+        if inner.output.bytes_held() > HELD_BYTES && self.closed_beyond_limit(inner) {
             return;
         }
         if inner.output.bytes.capacity() == 0 {
@@ -671,22 +675,18 @@ impl Session {
     /// Whether more is held for the client than the listener allows: then it is closed, as Redis closes a client beyond
     /// its `client-output-buffer-limit`. One reply alone is never too much.
     #[cold]
-    fn is_beyond_limit(&self, inner: &mut Inner) -> bool {
+    fn closed_beyond_limit(&self, inner: &mut Inner) -> bool {
         let view = self.worker.view();
         let most = view.topology.listener(self.listener).map_or(0, |listener| listener.client_output_bytes_max);
         if inner.output.bytes_held() as u64 <= most {
             return false;
         }
-        self.close_for_not_reading(inner);
-        true
-    }
-
-    fn close_for_not_reading(&self, inner: &mut Inner) {
         self.cells.output_limit_kills.increment();
         let held_bytes = inner.output.bytes_held();
         tracing::warn!(client = self.id, held_bytes, "closed: it does not read its replies");
         inner.broken = true;
         inner.wake();
+        true
     }
 
     /// A request that is not all here: if it is big, it is passed on while it is received, or refused.
@@ -854,7 +854,7 @@ impl ReplySink for Session {
             }
             Piece::Begin(bytes) | Piece::More(bytes) => {
                 self.settle(inner, tag.slot, bytes, Last::No, Outcome::Ok);
-                if inner.output.bytes_held() >= HELD_BYTES { Flow::Pause } else { Flow::Continue }
+                if inner.output.bytes_held() >= HELD_BYTES && !inner.spilling { Flow::Pause } else { Flow::Continue }
             }
             Piece::Failed(failure) if inner.output.has_begun(tag.slot) => {
                 // Part of the reply is with the client: only a closed connection can tell it.
@@ -876,7 +876,7 @@ impl ReplySink for Session {
 
     fn ready(&self, waker: &Waker) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if inner.broken || inner.output.bytes_held() < HELD_BYTES {
+        if inner.broken || inner.spilling || inner.output.bytes_held() < HELD_BYTES {
             return true;
         }
         inner.obstructed = Some(waker.clone());
@@ -887,7 +887,7 @@ impl ReplySink for Session {
         std::ptr::from_ref(self).addr()
     }
 
-    fn give_up(&self, _tag: Tag) {
-        self.close_for_not_reading(&mut self.inner.borrow_mut());
+    fn make_way(&self) {
+        self.inner.borrow_mut().spilling = true;
     }
 }
