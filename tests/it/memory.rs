@@ -30,16 +30,19 @@ fn clients_that_do_not_read() {
     }
     let peak = quoit.peak_rss_bytes();
     assert!(peak < before + 256 * MIB, "{} MiB, {} before", peak / MIB, before / MIB);
-    // Who reads at last gets everything, in order and whole.
-    let patient = &mut lazy[7];
-    patient.send(&encode(&["GET", "small"]));
-    for number in 0..100 {
-        let head = b"$1048576\r\n";
-        let (bytes, closed) = patient.receive_until(b"\n").expect("a reply's first line");
-        assert!(!closed && bytes == head, "reply {number}: {}", bytes.escape_ascii());
-        patient.discard((1 << 20) + 2).expect("the value");
+    // Who reads at last gets the replies in order and whole, up to the end of a connection that was given up.
+    for client in &mut lazy {
+        for number in 0..100 {
+            let (bytes, closed) = client.receive_until(b"\n").expect("a reply's first line, or the end");
+            if closed {
+                break;
+            }
+            assert_eq!(bytes, b"$1048576\r\n", "reply {number}");
+            if client.discard((1 << 20) + 2).is_err() {
+                break;
+            }
+        }
     }
-    assert_eq!(patient.receive().value.text(), "value");
     drop(lazy);
     eventually("the memory comes back", PATIENCE, || quoit.rss_bytes() < before + 64 * MIB);
 }

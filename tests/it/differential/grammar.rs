@@ -250,7 +250,8 @@ impl Commands {
             1 if arguments.len() > 2 => drop(arguments.pop()),
             _ => {
                 if let Some(last) = arguments.last_mut() {
-                    *last = b"out of place".to_vec();
+                    // It may stand where a key was: then it belongs to the same node, too.
+                    *last = format!("{}out of place", self.prefix).into_bytes();
                 }
             }
         }
