@@ -522,4 +522,5 @@ fn above_the_memory_cap_only_what_adds_data_fails() {
     assert_eq!(client.call("strlen k"), ":20000\\r\\n");
     assert_eq!(client.call("del k"), ":1\\r\\n");
     assert_eq!(client.call("set other 1"), "+OK\\r\\n");
+    assert_eq!(client.call("setrange other 500000000 x"), oom);
 }

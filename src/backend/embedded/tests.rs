@@ -108,7 +108,7 @@ fn a_dump_restores_every_type_and_the_bytes_are_counted_right() {
         let start = reply.iter().position(|&byte| byte == b'\n').unwrap() + 1;
         let payload = &reply[start..reply.len() - 2];
         let expiry = client.call(&format!("pexpiretime {key}"));
-        let expiry = expiry[1..].trim_end().replace("-1", "0");
+        let expiry = expiry.trim_start_matches(':').trim_end().replace("-1", "0");
         let words: [&[u8]; 5] = [b"restore", key.as_bytes(), expiry.as_bytes(), payload, b"absttl"];
         assert_eq!(copy.call_words(&words), b"+OK\r\n", "{key}");
         assert_eq!(copy.call_words(&[b"dump", key.as_bytes()]), reply, "{key}");
