@@ -36,6 +36,8 @@ mod store;
 #[expect(clippy::unnecessary_wraps, reason = "the table wants one signature for all verbs")]
 mod strings;
 mod table;
+#[cfg(test)]
+mod tests;
 #[expect(clippy::unnecessary_wraps, reason = "the table wants one signature for all verbs")]
 mod transactions;
 mod value;

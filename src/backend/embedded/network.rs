@@ -147,7 +147,10 @@ async fn converse(stream: &mut TcpStream, store: &RefCell<Store>, id: u64) -> io
         if session.is_closing() {
             return stream.shutdown().await;
         }
-        requests.shrink_to(READ_BYTES.max(requests.len()));
+        // Only between requests: in the middle of a long one it would copy what is there at every read.
+        if requests.is_empty() {
+            requests.shrink_to(READ_BYTES);
+        }
     }
 }
 

@@ -229,6 +229,10 @@ fn run(store: &mut Store, digest: &str, args: Args<'_>, writes: Writes) -> Outco
     let (script, machine) = found.ok_or(Failure::fixed("NOSCRIPT No matching script. Please use EVAL."))?;
     machine.rewind();
     let ended = call(store, &machine, &script, keys, rest, writes);
+    if !matches!(ended, Ok((true, ..))) {
+        // Lua 5.1 does not collect when memory runs out, so what a failed script left could fail the next one.
+        machine.lua.gc_collect().map_err(|error| lua_failure(&error))?;
+    }
     if machine.checks_left.get() == 0 {
         return Err(Failure::fixed("ERR script took too many instructions for the embedded demo store"));
     }

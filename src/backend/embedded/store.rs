@@ -9,7 +9,7 @@ use super::transactions::{self, Transaction};
 /// The store's memory cap when nobody sets another: enough for a demo, harmless on a laptop.
 pub const MEMORY_BYTES_MAX_DEFAULT: usize = 256 << 20;
 
-const OUT_OF_MEMORY: Failure = Failure::fixed("OOM command not allowed when used memory > 'maxmemory'.");
+pub(super) const OUT_OF_MEMORY: Failure = Failure::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 
 /// An in-memory store that answers as Redis 7.0 does. No I/O, clock or randomness of its own.
 #[derive(Debug)]

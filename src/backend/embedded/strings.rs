@@ -3,7 +3,7 @@
 use super::keys::expiry_at;
 use super::number::{add_decimals, index_range, parse_double, parse_integer};
 use super::reply::{Failure, OK, Outcome, Reply, SYNTAX};
-use super::store::{Args, SessionState, Store, wrong_number_of_arguments};
+use super::store::{Args, OUT_OF_MEMORY, SessionState, Store, wrong_number_of_arguments};
 use super::value::Value;
 
 /// The longest string Redis keeps (`proto-max-bulk-len`).
@@ -198,6 +198,10 @@ pub(super) fn setrange(store: &mut Store, _: &mut SessionState, args: Args<'_>) 
         return strlen(store, &mut SessionState::new(0), args);
     }
     let end = offset.saturating_add(patch.len());
+    // A few bytes far out would take all memory at once, before the next command meets the cap.
+    if end <= STRING_BYTES_MAX && end > store.memory_bytes_max {
+        return Err(OUT_OF_MEMORY);
+    }
     store.keyspace.edit(args.at(1), |text: &mut Vec<u8>| {
         if end > STRING_BYTES_MAX {
             return Err(TOO_LONG);

@@ -10,6 +10,9 @@ use super::table::Verb;
 /// How many bytes of commands one transaction may queue.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 
+/// How many keys one session may watch.
+const WATCHED_MAX: usize = 1 << 16;
+
 /// The commands between MULTI and EXEC.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
@@ -74,11 +77,12 @@ pub(super) fn watch(store: &mut Store, session: &mut SessionState, args: Args<'_
     if session.transaction.is_some() {
         return Err(Failure::fixed("ERR WATCH inside MULTI is not allowed"));
     }
+    if session.watched.len() + args.len() > WATCHED_MAX {
+        return Err(Failure::fixed("ERR too many watched keys for the embedded demo store"));
+    }
+    // A key watched twice is in twice; its older version decides.
     for key in args.from(1) {
-        let version = store.keyspace.version(key);
-        if !session.watched.iter().any(|(watched, _)| watched == key) {
-            session.watched.push((key.to_vec(), version));
-        }
+        session.watched.push((key.to_vec(), store.keyspace.version(key)));
     }
     Ok(OK)
 }
