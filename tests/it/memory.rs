@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use crate::support::{
-    Client, Fleet, PATIENCE, Quoit, QuoitConfig, Value, encode, eventually, raise_open_files, setting,
+    Client, Fleet, PATIENCE, Quoit, QuoitConfig, RedisServer, Value, encode, eventually, raise_open_files, setting,
 };
 
 const MIB: u64 = 1 << 20;
@@ -121,7 +121,14 @@ fn clients_that_do_not_read() {
     let Some(quoit) = fleet.quoit() else { return };
     let before = quoit.rss_bytes();
     let mut steady = fleet.client();
+    // While the stores stand still nothing begins, and all gather on one connection.
+    fleet.stores.iter().for_each(RedisServer::pause);
     let lazy = (0..LAZY_CLIENTS).map(|_| lazy_client(&fleet, UNREAD_OF_EACH)).collect();
+    steady.send(&encode(&["EXISTS", "big"]));
+    fleet.stores.iter().for_each(RedisServer::resume);
+    // One second for the first of them; one for each would be twenty.
+    steady.set_read_timeout(PATIENCE / 3);
+    assert_eq!(steady.receive().value, Value::Integer(1));
     others_are_served(&mut steady);
     check_lazy(&fleet, lazy, 0, before);
 }
