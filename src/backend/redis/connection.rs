@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
+use super::lease::Lease;
 use super::node::Node;
 use crate::backend::{Cause, Failure, Flow, Piece, ReplySink, Stream, Tag};
 use crate::clock::Moment;
@@ -27,14 +28,14 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 const OBSTRUCTION_MAX: Duration = Duration::from_secs(1);
 
 /// A request whose reply is due.
-struct Entry {
+pub(super) struct Entry {
     /// `None` once it was told of a failure: the reply still comes, and is dropped.
-    sink: Option<Rc<dyn ReplySink>>,
-    tag: Tag,
+    pub(super) sink: Option<Rc<dyn ReplySink>>,
+    pub(super) tag: Tag,
     /// Where its last byte is in the stream of all bytes of this connection.
-    end: u64,
+    pub(super) end: u64,
     /// When it was put into the buffer; once sent late, when it was sent; once its reply began, when the last of it came.
-    at: Moment,
+    pub(super) at: Moment,
 }
 
 /// Which requests a connection takes.
@@ -53,19 +54,19 @@ pub(super) enum Role {
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent marks, each set and cleared in one place")]
-struct Inner {
+pub(super) struct Inner {
     role: Role,
     stream: Option<Stream>,
-    closed: bool,
+    pub(super) closed: bool,
     /// Told to end as soon as the task runs.
     end: Option<Arc<str>>,
-    outgoing: Vec<u8>,
-    written: usize,
-    bytes_queued: u64,
+    pub(super) outgoing: Vec<u8>,
+    pub(super) written: usize,
+    pub(super) bytes_queued: u64,
     bytes_written: u64,
     /// The socket did not take everything.
     blocked: bool,
-    in_flight: VecDeque<Entry>,
+    pub(super) in_flight: VecDeque<Entry>,
     rest: Vec<u8>,
     scan: ReplyScan,
     /// The reply at the front is being passed on in pieces.
@@ -74,17 +75,17 @@ struct Inner {
     waker: Option<Waker>,
     woken: bool,
     /// Who waits for room in `outgoing`.
-    room: Option<Waker>,
+    pub(super) room: Option<Waker>,
     /// A client is still sending the request of its lease.
-    leased: bool,
+    pub(super) leased: bool,
     accounted_bytes: usize,
 }
 
 /// A connection. Its task runs [`run`](Connection::run); everything else is called from the same thread.
 pub(super) struct Connection {
     pub(super) version: Version,
-    inner: RefCell<Inner>,
-    load: Cell<usize>,
+    pub(super) inner: RefCell<Inner>,
+    pub(super) load: Cell<usize>,
 }
 
 /// What one look at the clock found.
@@ -347,7 +348,7 @@ fn tell(sink: Rc<dyn ReplySink>, tag: Tag, node: &Node, cause: Cause) {
 
 impl Inner {
     #[inline]
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         if !self.woken {
             self.woken = true;
             self.wake_task();
@@ -361,7 +362,7 @@ impl Inner {
     }
 
     /// Writes a long frame straight to the socket if nothing is before it; what did not fit goes to the buffer.
-    fn write_through(&mut self, frame: &[u8]) -> bool {
+    pub(super) fn write_through(&mut self, frame: &[u8]) -> bool {
         let Some(stream) = self.stream.as_ref() else { return false };
         if !self.outgoing.is_empty() {
             return false;
@@ -552,73 +553,5 @@ impl Inner {
             self.role = Role::Stalled;
         }
         self.bytes_queued = self.bytes_written;
-    }
-}
-
-/// A connection for one big request of one client, which is passed on while it is received.
-pub struct Lease {
-    connection: Rc<Connection>,
-}
-
-impl Lease {
-    /// Bytes that may wait to be written before the client is not read further.
-    const ROOM_BYTES: usize = 256 * 1024;
-
-    pub(super) fn new(connection: Rc<Connection>) -> Self {
-        Self { connection }
-    }
-
-    /// Begins the request; its reply goes to `sink`.
-    pub fn begin(&self, sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
-        let mut inner = self.connection.inner.borrow_mut();
-        inner.leased = true;
-        inner.in_flight.push_back(Entry { sink: Some(Rc::clone(sink)), tag, end: u64::MAX, at: now });
-        self.connection.load.set(inner.in_flight.len());
-    }
-
-    /// Passes on bytes of the request; whether there is room for more. If not, `waker` is woken when there is.
-    pub fn push(&self, bytes: &[u8], waker: &Waker) -> bool {
-        let mut inner = self.connection.inner.borrow_mut();
-        let inner = &mut *inner;
-        if inner.closed {
-            return true; // The reply to it has failed; the rest of the request is read and dropped.
-        }
-        if !inner.write_through(bytes) {
-            inner.outgoing.extend_from_slice(bytes);
-        }
-        inner.bytes_queued += bytes.len() as u64;
-        inner.wake();
-        if inner.outgoing.len() - inner.written < Self::ROOM_BYTES {
-            return true;
-        }
-        inner.room = Some(waker.clone());
-        false
-    }
-
-    /// Whether there is room for more bytes. If not, `waker` is woken when there is.
-    pub fn has_room(&self, waker: &Waker) -> bool {
-        let mut inner = self.connection.inner.borrow_mut();
-        if inner.closed || inner.outgoing.len() - inner.written < Self::ROOM_BYTES {
-            return true;
-        }
-        inner.room = Some(waker.clone());
-        false
-    }
-
-    /// The request is complete: its reply is due from now on.
-    pub fn finish(self, now: Moment) {
-        let mut inner = self.connection.inner.borrow_mut();
-        let end = inner.bytes_queued;
-        inner.leased = false;
-        if let Some(entry) = inner.in_flight.back_mut() {
-            entry.end = end;
-            entry.at = now;
-        }
-        inner.wake();
-    }
-
-    /// The client went away in the middle: the store must not see the beginning of another request after this one.
-    pub fn abandon(self) {
-        self.connection.end(&Arc::from("its client went away in the middle of a request"));
     }
 }

@@ -29,7 +29,13 @@ impl fmt::Debug for Credentials {
 }
 
 /// Why there is no connection, in words for people.
-pub(super) type Refusal = Arc<str>;
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Nothing listens there, or nothing answers: the store is down.
+    Down(Arc<str>),
+    /// Somebody accepted and then closed the connection.
+    HungUp(Arc<str>),
+}
 
 /// Connects and shakes hands within `timeout`. `last_good` is asked when the name cannot be resolved.
 pub(super) async fn open(
@@ -40,13 +46,13 @@ pub(super) async fn open(
     last_good: &mut Vec<SocketAddr>,
 ) -> Result<Stream, Refusal> {
     let opened = tokio::time::timeout(timeout, async {
-        let mut stream = connect(address, last_good).await.map_err(|error| Refusal::from(error.to_string()))?;
+        let mut stream = connect(address, last_good).await.map_err(|error| Refusal::Down(error.to_string().into()))?;
         greet(&mut stream, credentials, version).await?;
         Ok(stream)
     });
     match opened.await {
         Ok(result) => result,
-        Err(_) => Err(format!("no answer to connect and PING within {} ms", timeout.as_millis()).into()),
+        Err(_) => Err(Refusal::Down(format!("no answer to connect and PING within {} ms", timeout.as_millis()).into())),
     }
 }
 
@@ -105,14 +111,13 @@ async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: 
     send("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", b"quoit"]);
     send("PING", &[b"PING"]);
 
-    let broken = |error: io::Error| Refusal::from(error.to_string());
-    write_all(stream, &out).await.map_err(broken)?;
+    write_all(stream, &out).await.map_err(|error| Refusal::HungUp(error.to_string().into()))?;
     let replies = read_replies(stream, names.len()).await?;
     for (name, reply) in names.iter().zip(replies) {
         // A name is a courtesy; a store that takes none is a store all the same.
         if reply.first() == Some(&b'-') && *name != "CLIENT SETNAME" {
             let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
-            return Err(format!("{name} answered: {text}").into());
+            return Err(Refusal::Down(format!("{name} answered: {text}").into()));
         }
     }
     Ok(())
@@ -136,12 +141,14 @@ async fn read_replies(stream: &mut Stream, count: usize) -> Result<Vec<Vec<u8>>,
             Stream::Unix(stream) => stream.read_buf(&mut buffer).await,
         };
         match got {
-            Ok(0) => return Err("closed by the store before it answered PING".into()),
-            Ok(_) if buffer.len() > GREETING_BYTES_MAX => return Err("an endless answer to PING".into()),
+            Ok(0) => return Err(Refusal::HungUp("closed by the store before it answered PING".into())),
+            Ok(_) if buffer.len() > GREETING_BYTES_MAX => {
+                return Err(Refusal::Down("an endless answer to PING".into()));
+            }
             Ok(_) => {}
-            Err(error) => return Err(error.to_string().into()),
+            Err(error) => return Err(Refusal::HungUp(error.to_string().into())),
         }
-        if let Some(replies) = cut(&buffer, count).map_err(|error| Refusal::from(error.to_string()))? {
+        if let Some(replies) = cut(&buffer, count).map_err(|error| Refusal::Down(error.to_string().into()))? {
             return Ok(replies);
         }
     }

@@ -13,9 +13,10 @@
 mod breaker;
 mod connection;
 mod handshake;
+mod lease;
 mod node;
 
 pub use breaker::BreakerOptions;
-pub use connection::Lease;
 pub use handshake::Credentials;
+pub use lease::Lease;
 pub use node::{Node, NodeOptions};

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Breaker, BreakerOptions};
-use super::connection::{Connection, Lease, Role};
-use super::handshake::{self, Credentials};
+use super::connection::{Connection, Role};
+use super::handshake::{self, Credentials, Refusal};
+use super::lease::Lease;
 use crate::backend::{Cause, Context, ReplySink, Stream, Tag};
 use crate::config::Address;
 use crate::metrics::{ConnectResult, FailureKind, NodeCells};
@@ -65,7 +67,7 @@ pub struct Node {
     last_good: Cell<Vec<SocketAddr>>,
     sweep: Notify,
     sweeping: Cell<bool>,
-    left: Cell<bool>,
+    left: CancellationToken,
 }
 
 impl Node {
@@ -79,7 +81,7 @@ impl Node {
             last_good: Cell::default(),
             sweep: Notify::new(),
             sweeping: Cell::new(false),
-            left: Cell::new(false),
+            left: CancellationToken::new(),
             context,
         });
         node.context.spawn(sweep(Rc::downgrade(&node)));
@@ -155,7 +157,7 @@ impl Node {
 
     /// The node left the topology: its connections close as soon as nothing waits on them.
     pub fn leave(&self) {
-        self.left.set(true);
+        self.left.cancel();
         self.wants_sweep();
     }
 
@@ -236,11 +238,9 @@ impl Node {
         let node = Rc::clone(self);
         let task = Rc::clone(&connection);
         self.context.spawn(async move {
-            node.context.connect_turn().await;
-            match node.open(version).await {
+            match node.open_patiently(version).await {
                 Ok(stream) => node.serve(&task, stream).await,
                 Err(why) => {
-                    node.refused(&why);
                     let _: usize = task.finish(&why, &node);
                     node.forget(&task);
                 }
@@ -249,7 +249,32 @@ impl Node {
         connection
     }
 
-    async fn open(&self, version: Version) -> Result<Stream, Arc<str>> {
+    /// Connects. A store that accepts and then hangs up may be about to serve again (a restart, a proxy between): it is
+    /// asked again until the breaker opens, while requests wait for as long as they may. One that refuses is down.
+    async fn open_patiently(self: &Rc<Self>, version: Version) -> Result<Stream, Arc<str>> {
+        loop {
+            self.context.connect_turn().await;
+            match self.open(version).await {
+                Ok(stream) => return Ok(stream),
+                Err(Refusal::Down(why)) => {
+                    self.refused(&why);
+                    return Err(why);
+                }
+                Err(Refusal::HungUp(why)) => {
+                    self.cells.failures(FailureKind::Connect).add(1);
+                    self.count_failure(&why);
+                    if self.breaker.borrow().is_open() || self.left.is_cancelled() {
+                        return Err(why);
+                    }
+                    self.wants_sweep(); // What waits for too long fails meanwhile.
+                    let pause = self.options.breaker.backoff_min.mul_f64(fastrand::f64() / 4.0);
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, version: Version) -> Result<Stream, Refusal> {
         let mut last_good = self.last_good.take();
         let options = &self.options;
         let opened = handshake::open(
@@ -281,7 +306,7 @@ impl Node {
             self.count_failure(&why);
         }
         // A store that restarted is found again before the next request needs it, or found to be down.
-        if was_current && !self.left.get() && !self.breaker.borrow().is_open() {
+        if was_current && !self.left.is_cancelled() && !self.breaker.borrow().is_open() {
             drop(self.connect(connection.version, Role::Current));
         }
     }
@@ -293,6 +318,7 @@ impl Node {
         }
         lane.spares.retain(|other| !Rc::ptr_eq(other, connection));
         lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
+        self.wants_sweep();
     }
 
     /// Replies came.
@@ -339,14 +365,13 @@ impl Node {
     async fn probe(self: Rc<Self>) {
         loop {
             let wait = self.breaker.borrow_mut().next_probe(fastrand::f64());
-            tokio::time::sleep(wait).await;
-            if self.left.get() {
+            if self.left.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }
             self.context.connect_turn().await;
             self.cells.probes.add(1);
             match self.open(Version::Resp2).await {
-                Err(why) => {
+                Err(Refusal::Down(why) | Refusal::HungUp(why)) => {
                     let _: bool = self.breaker.borrow_mut().trip(&why);
                 }
                 Ok(stream) => {
@@ -387,7 +412,7 @@ impl Node {
                 self.settle(&connection);
             }
         }
-        if self.left.get() {
+        if self.left.is_cancelled() {
             for lane in &self.lanes {
                 for spare in &lane.borrow().spares {
                     spare.end(&Arc::from("the node left the topology"));
@@ -418,11 +443,11 @@ impl Node {
     fn settle(&self, connection: &Rc<Connection>) {
         let done = connection.is_done();
         let end = match connection.role() {
-            Role::Current => self.left.get() && done,
+            Role::Current => self.left.is_cancelled() && done,
             Role::Stalled => connection.is_abandoned(),
             Role::Busy | Role::Leased | Role::Spare if done => {
                 let mut lane = self.lane(connection.version).borrow_mut();
-                let keep = lane.spares.len() < SPARES_MAX && !self.left.get();
+                let keep = lane.spares.len() < SPARES_MAX && !self.left.is_cancelled();
                 if keep {
                     lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
                     if lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection)) {
@@ -462,7 +487,7 @@ async fn sweep(node: Weak<Node>) {
         {
             let Some(node) = node.upgrade() else { return };
             node.sweeping.set(false);
-            if node.left.get() && node.is_gone() {
+            if node.left.is_cancelled() && node.is_gone() {
                 return;
             }
             // Dropping the handle while this waits is fine: `leave` comes first, and notifies.

@@ -4,8 +4,10 @@
 //! for an accepted connection.
 
 mod client;
+mod intake;
 mod local;
 mod output;
+mod requests;
 mod session;
 mod worker;
 

@@ -1,0 +1,261 @@
+//! What a session does with one request, and with the reply to it.
+
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::intake::Obstacle;
+use super::local::{self, Local};
+use super::output::Last;
+use super::session::{HELD_BYTES, Inner, Replies, Session};
+use crate::backend::{Flow, Piece, ReplySink, Tag};
+use crate::command::{self, Args, Handling, LocalVerb, Row, Unsupported, VerbClass, reply};
+use crate::config::Listener;
+use crate::coordinator::{self, Request, Verdict};
+use crate::metrics::{Class, Outcome};
+use crate::topology::View;
+
+/// A piece at least this long is written to the client at once, without a copy, if nothing waits before it.
+pub(super) const DIRECT_BYTES: usize = 16 * 1024;
+
+/// What became of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handled {
+    Yes,
+    /// It has to wait for an obstacle.
+    NotYet,
+}
+
+impl Session {
+    #[inline]
+    pub(super) fn handle(
+        self: &Rc<Self>,
+        view: &Rc<View>,
+        listener: &Listener,
+        frame: &[u8],
+        bounds: &[(u32, u32)],
+    ) -> Handled {
+        let args = Args::new(frame, bounds);
+        let row = match command::resolve(&args) {
+            Ok(row) => row,
+            Err(unsupported) => {
+                self.refuse(&unsupported, &args);
+                return Handled::Yes;
+            }
+        };
+        let (version, authenticated) = {
+            let inner = self.inner.borrow();
+            (inner.version, inner.authenticated)
+        };
+        match row.handling {
+            Handling::Local(verb) => return self.handle_local(view, listener, verb, row, &args),
+            _ if !authenticated => self.answer_with(row, Outcome::Refused, reply::noauth),
+            Handling::Forward | Handling::SameNode | Handling::Split(_) => {
+                let slot = self.open_slot(class_of(row));
+                let request = Request { frame, args, row, version };
+                let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+                let mut out = Vec::new();
+                let verdict = self.worker.coordinator.dispatch(view, listener, &request, &sink, slot, &mut out);
+                if let Verdict::Answered(outcome) = verdict {
+                    self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
+                }
+            }
+            Handling::Later(reason) => self.answer_with(row, Outcome::Refused, |out| reply::later(out, row, reason)),
+            Handling::Refused(reason) => {
+                self.answer_with(row, Outcome::Refused, |out| reply::refused(out, row, reason));
+            }
+        }
+        Handled::Yes
+    }
+
+    fn handle_local(
+        self: &Rc<Self>,
+        view: &Rc<View>,
+        listener: &Listener,
+        verb: LocalVerb,
+        row: &'static Row,
+        args: &Args<'_>,
+    ) -> Handled {
+        {
+            let mut inner = self.inner.borrow_mut();
+            // Both change how the replies to earlier requests would have to look.
+            if matches!(verb, LocalVerb::Hello | LocalVerb::Reset) && !inner.output.slots.is_empty() {
+                inner.obstacle = Obstacle::Due;
+                return Handled::NotYet;
+            }
+            let without_password =
+                matches!(verb, LocalVerb::Auth | LocalVerb::Hello | LocalVerb::Quit | LocalVerb::Reset);
+            if !inner.authenticated && !without_password && verb != LocalVerb::HttpRequest {
+                drop(inner);
+                self.answer_with(row, Outcome::Refused, reply::noauth);
+                return Handled::Yes;
+            }
+        }
+        let mut out = self.worker.context.take_buffer();
+        match local::answer(self, view, listener, verb, row, args, &mut out) {
+            Local::Reply(outcome) => self.answer(class_of(row), &out, outcome),
+            Local::Last => {
+                self.answer(class_of(row), &out, Outcome::Ok);
+                self.inner.borrow_mut().closing = true;
+            }
+            Local::Silent => {}
+            Local::Close => self.inner.borrow_mut().broken = true,
+        }
+        self.worker.context.return_buffer(out);
+        Handled::Yes
+    }
+
+    fn refuse(&self, unsupported: &Unsupported, args: &Args<'_>) {
+        let mut out = Vec::new();
+        match unsupported {
+            Unsupported::UnknownCommand => reply::unknown_command(&mut out, args),
+            Unsupported::UnknownSubcommand(_) => reply::unknown_subcommand(&mut out, args),
+            Unsupported::WrongArity(row) => reply::wrong_arity(&mut out, row),
+        }
+        self.answer(Class::Other, &out, Outcome::Refused);
+    }
+
+    fn answer_with(&self, row: &Row, outcome: Outcome, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut out = Vec::new();
+        write(&mut out);
+        self.answer(class_of(row), &out, outcome);
+    }
+
+    /// Answers the request that was just read.
+    pub(super) fn answer(&self, class: Class, bytes: &[u8], outcome: Outcome) {
+        let slot = self.open_slot(class);
+        self.settle(&mut self.inner.borrow_mut(), slot, bytes, Last::Yes, outcome);
+    }
+
+    /// A slot for the request that was just read.
+    #[inline]
+    pub(super) fn open_slot(&self, class: Class) -> u32 {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if inner.output.slots.capacity() == 0 {
+            inner.output.slots = self.worker.take_slots();
+        }
+        let silent = match inner.replies {
+            Replies::On => false,
+            Replies::Off => true,
+            Replies::SkipNext => {
+                inner.replies = Replies::On;
+                true
+            }
+        };
+        inner.output.open(class, self.seen.get(), silent)
+    }
+
+    #[inline]
+    fn settle(&self, inner: &mut Inner, slot: u32, bytes: &[u8], last: Last, outcome: Outcome) {
+        let mut sent = 0;
+        if let Some((_, due)) = inner.output.slot(slot) {
+            if last == Last::Yes {
+                let duration = self.worker.context.clock.now().since(due.at);
+                self.cells.requests(due.class, outcome).increment();
+                self.cells.request_duration(due.class).observe(duration);
+            }
+        } else {
+            return;
+        }
+        if inner.output.bytes_held() > HELD_BYTES && self.closed_beyond_limit(inner) {
+            return;
+        }
+        if inner.output.bytes.capacity() == 0 {
+            inner.output.bytes = self.worker.context.take_buffer();
+        }
+        if bytes.len() >= DIRECT_BYTES
+            && inner.output.is_next(slot)
+            && inner.output.pending_bytes() == 0
+            && let Some(stream) = &inner.stream
+        {
+            // An error shows again when the task writes.
+            sent = stream.try_write(bytes).unwrap_or(0);
+            self.cells.sent_bytes.add(sent as u64);
+        }
+        inner.output.put(&self.worker.context, slot, bytes, last, sent);
+    }
+
+    /// Whether more is held for the client than the listener allows: then it is closed, as Redis closes a client beyond
+    /// its `client-output-buffer-limit`. One reply alone is never too much.
+    #[cold]
+    fn closed_beyond_limit(&self, inner: &mut Inner) -> bool {
+        let view = self.worker.view();
+        let most = view.topology.listener(self.listener).map_or(0, |listener| listener.client_output_bytes_max);
+        if inner.output.bytes_held() as u64 <= most {
+            return false;
+        }
+        self.cells.output_limit_kills.increment();
+        let held_bytes = inner.output.bytes_held();
+        tracing::warn!(client = self.id, held_bytes, "closed: it does not read its replies");
+        inner.broken = true;
+        inner.wake();
+        true
+    }
+}
+
+#[inline]
+pub(super) fn class_of(row: &Row) -> Class {
+    match row.class {
+        VerbClass::Read => Class::Read,
+        VerbClass::Write => Class::Write,
+        VerbClass::Other => Class::Other,
+    }
+}
+
+impl ReplySink for Session {
+    #[inline]
+    fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if inner.broken {
+            return Flow::Continue;
+        }
+        let flow = match piece {
+            Piece::Whole(bytes) => {
+                let outcome = if bytes.first() == Some(&b'-') { Outcome::StoreError } else { Outcome::Ok };
+                self.settle(inner, tag.slot, bytes, Last::Yes, outcome);
+                Flow::Continue
+            }
+            Piece::End(bytes) => {
+                self.settle(inner, tag.slot, bytes, Last::Yes, Outcome::Ok);
+                Flow::Continue
+            }
+            Piece::Begin(bytes) | Piece::More(bytes) => {
+                self.settle(inner, tag.slot, bytes, Last::No, Outcome::Ok);
+                if inner.output.bytes_held() >= HELD_BYTES && !inner.spilling { Flow::Pause } else { Flow::Continue }
+            }
+            Piece::Failed(failure) if inner.output.has_begun(tag.slot) => {
+                // Part of the reply is with the client: only a closed connection can tell it.
+                tracing::warn!(node = %failure.node, cause = %failure.cause, "a reply broke off in the middle");
+                inner.broken = true;
+                Flow::Continue
+            }
+            Piece::Failed(failure) => {
+                let mut out = Vec::new();
+                let outcome = coordinator::write_failure(failure, &mut out);
+                inner.output.restart(tag.slot);
+                self.settle(inner, tag.slot, &out, Last::Yes, outcome);
+                Flow::Continue
+            }
+        };
+        inner.wake();
+        flow
+    }
+
+    fn ready(&self, waker: &Waker) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if inner.broken || inner.spilling || inner.output.bytes_held() < HELD_BYTES {
+            return true;
+        }
+        inner.obstructed = Some(waker.clone());
+        false
+    }
+
+    fn origin(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn make_way(&self) {
+        self.inner.borrow_mut().spilling = true;
+    }
+}
