@@ -32,7 +32,10 @@ fn start_logging(format: LogFormat) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is lost. To say so on standard error, as the default is, would panic: a proxy must
+    // not end because whoever reads its log did.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => {
             let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;

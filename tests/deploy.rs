@@ -59,9 +59,15 @@ impl Process {
     }
 }
 
-fn terminate(process: u32) {
-    let status = Command::new("sh").args(["-c", &format!("kill -TERM {process}")]).status().expect("sh runs");
-    assert!(status.success(), "kill -TERM {process}");
+fn signal(process: u32, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().expect("sh runs");
+    assert!(status.success(), "kill -{name} {process}");
+}
+
+/// A port that was free just now.
+fn free_address() -> SocketAddr {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    probe.local_addr().expect("a bound socket has an address")
 }
 
 /// A file for one listener, whose only store is not there.
@@ -126,8 +132,8 @@ fn the_socket_unit_fits_the_example() {
     assert!(config.proxy.drain_timeout < Duration::from_secs(stop), "the drain must fit into TimeoutStopSec");
 }
 
-/// Opens the port, then runs the program twice with it as file descriptor 3, as systemd does (sd_listen_fds(3)); says
-/// each process id and each end, and waits for a line before the second run.
+/// Opens the port, then runs the program twice with it as file descriptor 3, as systemd does (`sd_listen_fds(3)`). Waits
+/// for a line before each run, and says the process id and the end of each.
 const SOCKET_HOLDER: &str = r#"
 import os, socket, sys
 listener = socket.create_server(("127.0.0.1", 0))
@@ -177,7 +183,7 @@ fn a_socket_that_is_handed_over_outlives_a_restart() {
     orders.write_all(b"start\n").expect("the holder reads");
     let process = number();
     pong(&mut first);
-    terminate(process);
+    signal(process, "TERM");
     assert_eq!(number(), 0, "quoit ends well");
 
     let mut second = connect(address);
@@ -185,7 +191,7 @@ fn a_socket_that_is_handed_over_outlives_a_restart() {
     orders.write_all(b"start\n").expect("the holder reads");
     let process = number();
     pong(&mut second);
-    terminate(process);
+    signal(process, "TERM");
     assert_eq!(number(), 0, "quoit ends well");
     holder.ends_well();
 }
@@ -197,9 +203,7 @@ fn the_service_manager_is_told() {
     let notified = directory.path().join("notify");
     let socket = UnixDatagram::bind(&notified).expect("a socket in a temporary directory");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = probe.local_addr().expect("a bound socket has an address");
-    drop(probe);
+    let address = free_address();
     let mut quoit = Process(
         Command::new(QUOIT)
             .args(["serve", "--config"])
@@ -230,7 +234,40 @@ fn the_service_manager_is_told() {
     for _ in 0..3 {
         told("WATCHDOG=1");
     }
-    terminate(quoit.0.id());
+    signal(quoit.0.id(), "TERM");
     told("STOPPING=1");
+    quoit.ends_well();
+}
+
+/// Whoever reads the log may end, as when journald restarts: the proxy serves on.
+#[test]
+fn the_end_of_the_log_is_not_the_end() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let address = free_address();
+    let mut quoit = Process(
+        Command::new(QUOIT)
+            .args(["serve", "--config"])
+            .arg(config(directory.path(), address))
+            .env_remove("QUOIT_LOG")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("quoit runs"),
+    );
+    let mut log = BufReader::new(quoit.0.stderr.take().expect("its log is ours"));
+    let mut line = String::new();
+    while !line.contains("serving") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("a log") > 0, "quoit ended");
+    }
+    drop(log);
+    for _ in 0..3 {
+        // Each logs a line.
+        signal(quoit.0.id(), "HUP");
+        let mut client = connect(address);
+        client.write_all(b"PING\r\n").expect("the kernel takes it");
+        pong(&mut client);
+    }
+    signal(quoit.0.id(), "TERM");
     quoit.ends_well();
 }
