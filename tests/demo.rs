@@ -1,6 +1,7 @@
 //! `quoit demo` as a newcomer meets it: what its banner shows works when it is pasted, and Ctrl-C leaves nothing behind.
 
 #![expect(clippy::print_stderr, clippy::disallowed_methods, reason = "skips are seen; processes live in real time")]
+#![expect(clippy::indexing_slicing, reason = "a test")]
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
@@ -179,8 +180,10 @@ fn the_banner_can_be_pasted() {
     assert!(demo.banner.contains("4 stores, 3 of them in the ring"), "{}", demo.banner);
 
     if is_installed("redis-cli") {
-        let lines = demo.lines("redis-cli");
-        assert_eq!(lines.iter().map(|line| pasted(line)).collect::<Vec<_>>(), ["OK\n", "hello\n"]);
+        assert_eq!(pasted(demo.lines(" SET ")[0]), "OK\n");
+        assert_eq!(pasted(demo.lines("redis-cli")[1]), "hello\n");
+        let first = pasted(demo.lines(" KEYS ")[0]);
+        assert!(["\n", "greeting\n"].contains(&first.as_str()), "{first:?}");
     } else {
         skip("redis-cli is not installed");
     }
@@ -256,4 +259,40 @@ fn without_a_real_server_the_way_out_is_shown() {
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains("neither redis-server nor valkey-server is in PATH"), "{said}");
     assert_eq!(fs::read_dir(folder.path()).expect("the folder stays").count(), 0, "nothing is left");
+}
+
+/// Runs its arguments on a terminal of their own, closes that once the banner is there, and says how they ended.
+const TERMINAL: &str = r#"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+shown = b""
+while b"serving" not in shown:
+    shown += os.read(terminal, 4096)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+
+/// A window that is closed takes the demo and its servers along, though a service takes the same signal for a reload.
+#[test]
+fn a_closed_terminal_ends_it() {
+    if !is_installed("python3") {
+        skip("python3 is not installed");
+        return;
+    }
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let real: &[&str] = if is_installed("redis-server") { &["--real"] } else { &[] };
+    let output = Command::new("python3")
+        .args(["-c", TERMINAL, QUOIT, "demo", "--dir"])
+        .arg(folder.path())
+        .args(real)
+        .output()
+        .expect("python3 runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{}", String::from_utf8_lossy(&output.stderr));
+    let text = fs::read_to_string(folder.path().join("quoit.toml")).expect("the file stays");
+    for address in text.split('"').filter(|part| part.starts_with("127.0.0.1:")) {
+        assert!(TcpStream::connect(address).is_err(), "somebody listens on {address}");
+    }
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 /// The facts that the banner is made of.
 pub(super) struct Banner {
     kind: Kind,
-    stores: usize,
+    stores: Vec<u16>,
     /// How many of them are in the ring.
     in_ring: usize,
     /// Where clients connect.
@@ -29,7 +29,7 @@ impl Banner {
         let in_ring = stores.ports().iter().filter(|port| addresses.contains(&loopback(**port).to_string())).count();
         Self {
             kind: stores.kind(),
-            stores: stores.ports().len(),
+            stores: stores.ports().to_vec(),
             in_ring,
             clients: config.listeners.first().map(|listener| listener.bind),
             admin: config.admin.bind,
@@ -61,8 +61,14 @@ or without one
 
     fn ring(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (program, file) = (&self.program, shown(&self.path));
-        writeln!(out, "\nAsk where a key lives\n  {program} route --config {file} greeting")?;
-        if self.in_ring < self.stores {
+        writeln!(
+            out,
+            "\nAsk where a key lives, and what one store alone holds\n  {program} route --config {file} greeting"
+        )?;
+        if let Some(port) = self.stores.first() {
+            writeln!(out, "  redis-cli -p {port} KEYS '*'")?;
+        }
+        if self.in_ring < self.stores.len() {
             let next = shown(&self.path.with_file_name("next.toml"));
             writeln!(
                 out,
@@ -92,7 +98,7 @@ Look inside
 
 impl fmt::Display for Banner {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stores, in_ring, .. } = self;
+        let (stores, in_ring) = (self.stores.len(), self.in_ring);
         writeln!(
             out,
             "quoit demo: {stores} stores, {in_ring} of them in the ring, behind one port that speaks Redis."

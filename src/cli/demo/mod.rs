@@ -1,6 +1,6 @@
 //! `quoit demo`: a proxy with stores of its own, to try things out.
 //!
-//! Starts the [`stores`], writes the configuration ([`file`]) and serves it in this process, exactly as `quoit serve`
+//! Starts the `stores`, writes the configuration (`file`) and serves it in this process, exactly as `quoit serve`
 //! would. One store more than the ring has nodes is started, so that adding a node is an edit away.
 //!
 //! # Invariants
