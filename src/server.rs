@@ -8,8 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -91,6 +91,8 @@ struct Control {
     metrics: Arc<Metrics>,
     open: Vec<SocketAddr>,
     draining: AtomicBool,
+    /// What was wrong with the file when it was last read; nothing if it is in force.
+    reload_fault: Mutex<Option<String>>,
     ask_reload: mpsc::Sender<oneshot::Sender<ReloadResult>>,
 }
 
@@ -134,6 +136,7 @@ impl Server {
             metrics,
             open,
             draining: AtomicBool::new(false),
+            reload_fault: Mutex::new(None),
             ask_reload,
         });
         Ok(Self { control, workers: ended, listeners, admin, reloads, watch: Watch::start(path, seen) })
@@ -324,7 +327,9 @@ impl Control {
 
     /// Reads the file again; a fault leaves everything as it is.
     fn reload(&self) -> ReloadResult {
-        match self.try_reload() {
+        let result = self.try_reload();
+        *self.reload_fault.lock().unwrap_or_else(PoisonError::into_inner) = result.as_ref().err().cloned();
+        match result {
             Ok(text) => {
                 tracing::info!(what = %text, "reloaded");
                 Ok(text)
@@ -433,7 +438,8 @@ impl Hooks for AdminHooks {
                 "nodes": nodes.collect::<Vec<_>>(),
             })
         });
-        json!({ "epoch": topology.epoch, "pools": pools.collect::<Vec<_>>() })
+        let fault = self.0.reload_fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        json!({ "epoch": topology.epoch, "reload_fault": fault, "pools": pools.collect::<Vec<_>>() })
     }
 
     fn config_json(&self) -> Value {

@@ -18,6 +18,16 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether it has to be looked up, and may lead elsewhere tomorrow.
+    pub fn is_name(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => host.parse::<std::net::IpAddr>().is_err(),
+            Self::Unix(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -49,6 +49,8 @@ pub(super) enum Role {
     Stalled,
     /// One big request of one client.
     Leased,
+    /// None: its store has moved to another address, and it ends when nothing is due.
+    Leaving,
     /// None now; it is healthy and may be used again.
     Spare,
 }

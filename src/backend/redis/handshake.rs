@@ -56,17 +56,21 @@ pub(super) async fn open(
     }
 }
 
+/// The addresses that a name leads to now; none for a Unix socket.
+pub(super) async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    match address {
+        Address::Tcp { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
+        Address::Unix(_) => Ok(Vec::new()),
+    }
+}
+
 async fn connect(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Result<Stream> {
     match address {
         Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-        Address::Tcp { host, port } => {
-            match tokio::net::lookup_host((host.as_str(), *port)).await {
-                Ok(found) => {
-                    let found: Vec<SocketAddr> = found.collect();
-                    if !found.is_empty() {
-                        *last_good = found;
-                    }
-                }
+        Address::Tcp { host, .. } => {
+            match resolve(address).await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => *last_good = found,
                 Err(error) if last_good.is_empty() => {
                     return Err(io::Error::new(error.kind(), format!("cannot resolve {host}: {error}")));
                 }

@@ -50,6 +50,9 @@ const SPARES_MAX: usize = 2;
 /// Connections that may be left to big or stalled requests at the same time, for each node and worker.
 const DETACHED_MAX: usize = 16;
 
+/// How often a name is resolved again. The system's resolver tells no TTL; 30 s is what most clients use for it.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+
 #[derive(Default)]
 struct Lane {
     current: Option<Rc<Connection>>,
@@ -86,6 +89,10 @@ impl Node {
         });
         node.context.spawn(sweep(Rc::downgrade(&node)));
         drop(node.connect(Version::Resp2, Role::Current));
+        if node.options.address.is_name() {
+            let watcher = Rc::clone(&node);
+            node.context.spawn(async move { watcher.watch_name().await });
+        }
         node
     }
 
@@ -195,7 +202,7 @@ impl Node {
                 // One client's requests for one key travel on one connection, in order (FAILURES F17).
                 return match carrier.role() {
                     Role::Stalled => Err(Cause::Behind),
-                    Role::Current | Role::Busy | Role::Leased | Role::Spare => Ok(Rc::clone(carrier)),
+                    Role::Current | Role::Busy | Role::Leased | Role::Leaving | Role::Spare => Ok(Rc::clone(carrier)),
                 };
             }
             lane.current.clone()
@@ -387,6 +394,32 @@ impl Node {
         }
     }
 
+    /// Asks for the address of a store that is known by name, and moves to where the name leads now (FAILURES F14): a
+    /// store that moved may keep its old connections open for ever.
+    async fn watch_name(self: Rc<Self>) {
+        while self.left.run_until_cancelled(tokio::time::sleep(RESOLVE_INTERVAL)).await.is_some() {
+            let found = handshake::resolve(&self.options.address);
+            let Ok(Ok(found)) = tokio::time::timeout(self.options.connect_timeout, found).await else { continue };
+            let known = self.last_good.take();
+            let moved = has_moved(&known, &found);
+            // An empty answer, like none, keeps the last good one.
+            self.last_good.set(if found.is_empty() { known } else { found });
+            if moved {
+                tracing::info!(node = %self.options.label, "its name leads elsewhere now: new connections go there");
+                for lane in &self.lanes {
+                    let mut lane = lane.borrow_mut();
+                    for connection in lane.current.iter().chain(&lane.spares) {
+                        connection.set_role(Role::Leaving);
+                    }
+                    lane.detach_current();
+                    let spares = std::mem::take(&mut lane.spares);
+                    lane.detached.extend(spares);
+                }
+                self.wants_sweep();
+            }
+        }
+    }
+
     /// Asks for a look at the clock soon.
     pub(super) fn wants_sweep(&self) {
         self.sweep.notify_one();
@@ -445,6 +478,7 @@ impl Node {
         let end = match connection.role() {
             Role::Current => self.left.is_cancelled() && done,
             Role::Stalled => connection.is_abandoned(),
+            Role::Leaving => done,
             Role::Busy | Role::Leased | Role::Spare if done => {
                 let mut lane = self.lane(connection.version).borrow_mut();
                 let keep = lane.spares.len() < SPARES_MAX && !self.left.is_cancelled();
@@ -465,6 +499,11 @@ impl Node {
             connection.end(&Arc::from("no longer needed"));
         }
     }
+}
+
+/// Whether none of the addresses that a name had is among those that it has.
+fn has_moved(known: &[SocketAddr], found: &[SocketAddr]) -> bool {
+    !known.is_empty() && !found.is_empty() && !known.iter().any(|address| found.contains(address))
 }
 
 fn gauge(count: usize) -> i64 {
@@ -515,5 +554,25 @@ impl Node {
             let lane = lane.borrow();
             lane.current.is_none() && lane.detached.is_empty() && lane.spares.is_empty()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(known: &[&str], found: &[&str], want: bool) {
+        let parse = |list: &[&str]| list.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(has_moved(&parse(known), &parse(found)), want, "{known:?} -> {found:?}");
+    }
+
+    /// FAILURES F14: an empty answer keeps the last good one, and one more address is no move.
+    #[test]
+    fn a_name_has_moved_when_no_address_is_left_of_it() {
+        check(&["10.0.0.1:6379"], &["10.0.0.2:6379"], true);
+        check(&["10.0.0.1:6379"], &["10.0.0.2:6379", "10.0.0.1:6379"], false);
+        check(&["10.0.0.1:6379"], &[], false);
+        check(&[], &["10.0.0.2:6379"], false);
     }
 }

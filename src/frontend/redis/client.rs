@@ -98,10 +98,10 @@ impl Session {
     /// The line of `CLIENT LIST` (fields: Redis's manual page of `CLIENT LIST`; those that have no meaning here are
     /// left out).
     pub(super) fn describe(&self, now: Moment) -> String {
+        let peer = self.peer().map(|peer| peer.to_string()).unwrap_or_default();
         let inner = self.inner.borrow();
         let none = ClientFacts::default();
         let facts = inner.facts.as_deref().unwrap_or(&none);
-        let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
         format!(
             "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 resp={} \
              lib-name={} lib-ver={} user=default",

@@ -23,10 +23,16 @@ const SCAN_KEPT_BYTES: usize = 4096;
 pub(super) enum Intake {
     /// Requests.
     Requests,
-    /// The rest of a request that is passed on while it is received.
-    Passing(Lease, ReplyScan),
-    /// The rest of a request that was refused.
-    Skipping(ReplyScan),
+    /// The rest of a big request: it is passed on while it is received, or dropped. Few clients do this at a time, so it
+    /// is not part of every session.
+    Rest(Box<Rest>),
+}
+
+/// The rest of a request that is not held.
+pub(super) struct Rest {
+    /// Where it goes; nowhere if it was refused.
+    pub(super) lease: Option<Lease>,
+    scan: ReplyScan,
 }
 
 /// Why bytes that are here are not looked at yet.
@@ -201,7 +207,8 @@ impl Session {
                 let slot = self.open_slot(class_of(row));
                 let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
                 lease.begin(&sink, Tag { slot, part: 0 }, self.seen.get());
-                self.inner.borrow_mut().intake = Intake::Passing(lease, ReplyScan::default());
+                let rest = Rest { lease: Some(lease), scan: ReplyScan::default() };
+                self.inner.borrow_mut().intake = Intake::Rest(Box::new(rest));
             }
             Ok(None) if needed <= listener.query_buffer_bytes_max => return 0,
             Ok(None) => {
@@ -218,7 +225,8 @@ impl Session {
     /// Answers a request that is not all here; the rest of it is read and dropped.
     fn skip_refused(&self, data: &[u8], scan: &mut RequestScan, answer: &[u8], outcome: Outcome) -> usize {
         self.answer(Class::Other, answer, outcome);
-        self.inner.borrow_mut().intake = Intake::Skipping(ReplyScan::default());
+        let rest = Rest { lease: None, scan: ReplyScan::default() };
+        self.inner.borrow_mut().intake = Intake::Rest(Box::new(rest));
         scan.reset();
         self.pass_on(data)
     }
@@ -229,40 +237,31 @@ impl Session {
         let inner = &mut *inner;
         let now = self.worker.context.clock.now();
         let waker = inner.waker.clone().unwrap_or_else(|| Waker::noop().clone());
-        let (lease, scan) = match std::mem::replace(&mut inner.intake, Intake::Requests) {
-            Intake::Requests => return 0,
-            Intake::Passing(lease, scan) => (Some(lease), scan),
-            Intake::Skipping(scan) => (None, scan),
-        };
-        let mut scan = scan;
+        let Intake::Rest(mut rest) = std::mem::replace(&mut inner.intake, Intake::Requests) else { return 0 };
         // A request has the form of a reply: an array of bulk strings.
-        let (taken, complete) = match scan.advance(data) {
+        let (taken, complete) = match rest.scan.advance(data) {
             Ok(Step::Complete { len }) => (len, true),
             Ok(Step::Partial { len }) => (len, false),
             Err(_) => {
-                if let Some(lease) = lease {
+                if let Some(lease) = rest.lease {
                     lease.abandon();
                 }
                 inner.broken = true;
                 return data.len();
             }
         };
-        match lease {
-            None if complete => {}
-            None => inner.intake = Intake::Skipping(scan),
-            Some(lease) => {
-                let has_room = lease.push(data.get(..taken).unwrap_or_default(), &waker);
-                if complete {
-                    lease.finish(now);
-                    // What comes next may concern the same key, and must not overtake.
-                    inner.obstacle = Obstacle::Due;
-                } else {
-                    inner.intake = Intake::Passing(lease, scan);
-                    if !has_room {
-                        inner.obstacle = Obstacle::Lease;
-                    }
-                }
-            }
+        if let Some(lease) = &rest.lease
+            && !lease.push(data.get(..taken).unwrap_or_default(), &waker)
+            && !complete
+        {
+            inner.obstacle = Obstacle::Lease;
+        }
+        if !complete {
+            inner.intake = Intake::Rest(rest);
+        } else if let Some(lease) = rest.lease {
+            lease.finish(now);
+            // What comes next may concern the same key, and must not overtake.
+            inner.obstacle = Obstacle::Due;
         }
         taken
     }

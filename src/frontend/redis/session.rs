@@ -80,7 +80,6 @@ pub(super) struct Inner {
 pub(super) struct Session {
     pub(super) id: u64,
     pub(super) listener: usize,
-    pub(super) peer: Option<SocketAddr>,
     pub(super) worker: Rc<Worker>,
     pub(super) since: Moment,
     pub(super) seen: Cell<Moment>,
@@ -92,7 +91,6 @@ impl Session {
     pub(super) fn new(
         id: u64,
         listener: usize,
-        peer: Option<SocketAddr>,
         stream: Stream,
         worker: &Rc<Worker>,
         cells: Arc<ListenerCells>,
@@ -105,7 +103,6 @@ impl Session {
         Rc::new(Self {
             id,
             listener,
-            peer,
             worker: Rc::clone(worker),
             since: now,
             seen: Cell::new(now),
@@ -134,6 +131,14 @@ impl Session {
         })
     }
 
+    /// Where the client is; nothing once it has gone.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self.inner.borrow().stream.as_ref()? {
+            Stream::Tcp(stream) => stream.peer_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// Serves the client until it leaves.
     pub(super) async fn run(self: &Rc<Self>) {
         std::future::poll_fn(|context| self.poll(context)).await;
@@ -146,7 +151,9 @@ impl Session {
         inner.input = Vec::new();
         let intake = std::mem::replace(&mut inner.intake, Intake::Requests);
         drop(inner);
-        if let Intake::Passing(lease, _) = intake {
+        if let Intake::Rest(rest) = intake
+            && let Some(lease) = rest.lease
+        {
             lease.abandon();
         }
         if let Some(waker) = obstructed {
@@ -309,8 +316,8 @@ impl Session {
                     && !self.worker.context.is_full()
             }
             Obstacle::Lease => match &inner.intake {
-                Intake::Passing(lease, _) => lease.has_room(context.waker()),
-                Intake::Requests | Intake::Skipping(_) => true,
+                Intake::Rest(rest) => rest.lease.as_ref().is_none_or(|lease| lease.has_room(context.waker())),
+                Intake::Requests => true,
             },
         }
     }

@@ -168,10 +168,9 @@ impl Worker {
         // The acceptor has counted the client; whoever lets it go counts it out.
         let leaving = Leaving(Arc::clone(&self.load));
         let Some(cells) = self.listeners.get(listener).map(Arc::clone) else { return };
-        let peer = stream.peer_addr().ok();
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
         let id = self.fleet.next_client.fetch_add(1, Ordering::Relaxed);
-        let session = Session::new(id, listener, peer, Stream::Tcp(stream), self, cells);
+        let session = Session::new(id, listener, Stream::Tcp(stream), self, cells);
         self.sessions.borrow_mut().insert(id, Rc::clone(&session));
         let worker = Rc::clone(self);
         self.context.spawn(async move {
