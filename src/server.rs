@@ -209,8 +209,11 @@ impl Server {
         let mut tasks = JoinSet::new();
         if let Some(socket) = self.admin.take() {
             let hooks = Box::new(AdminHooks(Arc::clone(&self.control)));
-            let mut state = AdminState::new(Arc::clone(&self.control.metrics), hooks);
-            if let Some(token) = &self.control.fleet.topology.load().config.admin.token {
+            let topology = self.control.fleet.topology.load();
+            let configured = &topology.config.admin;
+            let mut state = AdminState::new(Arc::clone(&self.control.metrics), hooks)
+                .with_host_names(configured.host_names.clone());
+            if let Some(token) = &configured.token {
                 state = state.with_token(token.expose().to_owned());
             }
             tasks.spawn(admin::serve(socket, Arc::new(state), stop.clone()));
