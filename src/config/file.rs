@@ -273,8 +273,8 @@ pub(super) struct PoolTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_env: Option<At<String>>,
     /// How long opening a connection to a node may take, name look-up and authentication included. Less notices a
-    /// dead machine sooner; too little never connects over a slow network. A connection that cannot be opened, for
-    /// whatever reason, opens the node's breaker at once.
+    /// dead machine sooner; too little never connects over a slow network. A node that refuses, or does not answer in
+    /// time, is left alone at once.
     #[schemars(range(min = 1, max = 60_000u64))]
     pub(super) connect_timeout_ms: u64,
     /// How long a request may wait in the proxy because its node does not take it: the connection is still being
@@ -422,9 +422,10 @@ impl Default for NodeTable {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BreakerTable {
-    /// How many requests in a row must fail before the node is left alone: those that time out, and one for each
-    /// connection that breaks with requests on it. Any reply counts as a success. A connection that cannot be opened
-    /// needs no counting. Each worker judges for itself. Fewer fails fast sooner; more forgives short trouble.
+    /// How many failures in a row until the node is left alone: each request that times out, and each connection that
+    /// the node closes with requests on it or before it has served any. Any reply counts as a success. A connection
+    /// that is refused needs no counting. Each worker judges for itself. Fewer fails fast sooner; more forgives short
+    /// trouble.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) failures: u32,
     /// How long to wait before the first probe of a failed node. Each failed probe doubles the wait. The true wait is
