@@ -1,7 +1,8 @@
 //! Builds the parts from one configuration, starts them, swaps the topology on reload, drains.
 //!
 //! The thread that calls [`Server::run`] is the control thread: it accepts clients, answers the admin port, watches the
-//! file and the signals. Each worker has a thread and a current-thread runtime of its own.
+//! file and the signals. Each worker has a thread and a current-thread runtime of its own
+//! (`docs/decisions/2026-11-23-one-thread-per-worker.md`).
 
 use std::future::Future;
 use std::io;

@@ -364,7 +364,8 @@ pub(super) struct NodeTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<At<String>>,
     /// Where the store listens: `host:port`, `redis://host:port` or `unix:/path/to/socket`. A host name is looked up
-    /// again at every new connection; while the look-up fails, the last good answer is used.
+    /// again at every new connection and every 30 seconds; requests go where it leads then. While the look-up fails or
+    /// finds nothing, the last good answer is used.
     #[schemars(extend("required" = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<At<String>>,

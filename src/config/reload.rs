@@ -1,4 +1,5 @@
-//! What a new configuration cannot change in a running process.
+//! What a new configuration cannot change in a running process; `docs/decisions/2026-11-23-listeners-need-a-restart.md`
+//! says why.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
