@@ -18,7 +18,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quoit::backend::Cause;
@@ -220,13 +219,16 @@ fn other_commands_exist() {
 #[test]
 fn errors_are_quoted_to_the_letter() {
     let page = readme();
-    let why = |text: &str| -> Arc<str> { text.into() };
+    let toml = blocks(&page).into_iter().find(|block| block.language == "toml").unwrap().text.to_owned();
+    let defaults = quoit::config::check_text("README.md", &toml).unwrap();
+    let (listener, timeouts) = (&defaults.listeners[0], defaults.pools[0].timeouts);
+    let connect_ms = timeouts.connect.as_millis();
     let causes = [
-        Cause::BreakerOpen(why("Connection refused (os error 111)")),
-        Cause::Connect(why("no answer to connect and PING within 1000 ms")),
-        Cause::ServiceTimeout(Duration::from_secs(5)),
-        Cause::Broken(why("closed by the store")),
-        Cause::QueueTimeout(Duration::from_secs(1)),
+        Cause::BreakerOpen("Connection refused (os error 111)".into()),
+        Cause::Connect(format!("no answer to connect and PING within {connect_ms} ms").into()),
+        Cause::ServiceTimeout(timeouts.service),
+        Cause::Broken("closed by the store".into()),
+        Cause::QueueTimeout(timeouts.queue),
         Cause::Overloaded,
         Cause::Behind,
     ];
@@ -241,9 +243,11 @@ fn errors_are_quoted_to_the_letter() {
     }
     add(&reply::crossslot);
     add(&reply::too_many_clients);
-    add(&|out| reply::too_large(out, "bytes in one request of this kind", 64 << 20));
-    add(&|out| reply::too_large(out, "keys in one command", 100_000));
-    add(&|out| reply::too_large(out, "bytes in the replies to one command", 64 << 20));
+    let [request, replies] = [listener.query_buffer_bytes_max, listener.multi_key_reply_bytes_max]
+        .map(|bytes| usize::try_from(bytes).unwrap());
+    add(&|out| reply::too_large(out, "bytes in one request of this kind", request));
+    add(&|out| reply::too_large(out, "keys in one command", listener.keys_per_command_max));
+    add(&|out| reply::too_large(out, "bytes in the replies to one command", replies));
     for text in texts {
         let text = format!("`{}`", String::from_utf8(text).unwrap().trim_end());
         assert!(page.contains(&text), "the README does not have {text}");

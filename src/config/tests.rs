@@ -123,15 +123,26 @@ fn host_names_are_names() {
     }
 }
 
+/// The scanner and the command table count bytes of a request that is held in 32 bits.
+#[test]
+fn requests_that_are_held_stay_below_4_gib() {
+    let listener = &schema()["properties"]["listener"]["items"]["properties"];
+    let most = |name: &str| listener[name]["maximum"].as_u64().unwrap();
+    assert!(most("query_buffer_bytes_max") <= 1 << 30);
+    assert!(most("request_bytes_max") <= 512 << 20);
+}
+
 #[test]
 fn settings_that_need_a_restart() {
     let old = check_text("old.toml", MINIMAL).unwrap();
-    let text = format!("[proxy]\nworkers = 255\n[admin]\nbind = \"off\"\nhost_names = [\"quoit.internal\"]\n{MINIMAL}");
+    let proxy = "[proxy]\nworkers = 255\nmemory_bytes_max = 20_000_000\n";
+    let text = format!("{proxy}[admin]\nbind = \"off\"\nhost_names = [\"quoit.internal\"]\n{MINIMAL}");
     let mut new = check_text("new.toml", &text.replace(":6380", ":6381")).unwrap();
     assert_eq!(
         reload::restart_needed(&old, &new),
         [
             "proxy.workers",
+            "proxy.memory_bytes_max",
             "admin.bind",
             "admin.host_names",
             "listener.bind 127.0.0.1:6380",
