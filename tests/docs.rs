@@ -287,6 +287,39 @@ fn links_lead_somewhere() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The text of every Rust file below a folder.
+fn rust_files(folder: &Path, found: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// Comments name rules by number, `docs/failures.md` names tests: both are there.
+#[test]
+fn failures_have_rules_and_rules_have_tests() {
+    let page = fs::read_to_string(root().join("docs/failures.md")).unwrap();
+    let (mut sources, mut tests) = (String::new(), String::new());
+    rust_files(&root().join("src"), &mut sources);
+    rust_files(&root().join("tests"), &mut tests);
+    sources.push_str(&tests);
+    let comments = sources.lines().filter(|line| line.trim_start().starts_with("//"));
+    for word in comments.flat_map(|line| line.split(|letter: char| !letter.is_alphanumeric())) {
+        let number = word.strip_prefix('F').filter(|digits| !digits.is_empty() && digits.parse::<u8>().is_ok());
+        assert!(number.is_none() || page.contains(&format!("\n| {word} |")), "docs/failures.md has no {word}");
+    }
+    for row in page.lines().filter(|line| line.starts_with("| F")) {
+        let held_by = row.rsplit('|').nth(1).unwrap();
+        for test in held_by.split('`').skip(1).step_by(2) {
+            assert!(tests.contains(&format!("fn {test}()")), "{row}: there is no test {test}");
+        }
+    }
+}
+
 #[test]
 fn the_list_of_commands_is_current() {
     let path = root().join("docs/commands.md");
