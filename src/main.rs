@@ -7,7 +7,8 @@ use clap::Parser;
 use quoit::cli::{Cli, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-/// Gives memory back after a burst, which glibc's allocator does not (FAILURES F4: measured with a million-key command).
+/// Gives memory back after a burst, which glibc's allocator does not (FAILURES F4: measured with a million-key command;
+/// `docs/decisions/2026-11-23-allocator.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
