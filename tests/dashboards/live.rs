@@ -150,7 +150,6 @@ fn check_all(admin_port: u16, prometheus_port: u16) {
 }
 
 #[test]
-#[ignore = "`quoit serve` does not serve yet"]
 fn every_query_returns_data() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();

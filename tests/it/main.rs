@@ -1,4 +1,4 @@
-//! Integration tests: the built binary on real sockets, in front of real stores. `README.md` beside this file says how to
+//! Integration tests: the built binary on real sockets, in front of real stores. `README.md` one folder up says how to
 //! run one, what must be installed, and which variables make them longer.
 
 #![expect(clippy::disallowed_methods, reason = "real sockets and processes live in real time; waits have deadlines")]

@@ -246,7 +246,10 @@ impl Commands {
 
     fn damage(&mut self, arguments: &mut Vec<Vec<u8>>) {
         match self.random.u8(..3) {
-            0 => arguments.push(b"surplus".to_vec()),
+            // One verb takes another key there: with many nodes it would have to be of the same one.
+            0 if arguments[0] != b"PFCOUNT" || !self.prefix.is_empty() => {
+                arguments.push(format!("{}surplus", self.prefix).into_bytes());
+            }
             1 if arguments.len() > 2 => drop(arguments.pop()),
             _ => {
                 if let Some(last) = arguments.last_mut() {

@@ -1,11 +1,13 @@
 //! A TCP relay that misbehaves on command: it stands between the proxy and a store.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 /// What the relay does. Connections that are open follow a change at their next bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(crate) enum Fault {
     Refuse,
     /// Bytes are taken and go nowhere.
     Swallow,
+    /// Requests are taken slowly: 16 KiB at most, then this long none.
+    Slow(Duration),
 }
 
 struct Shared {
@@ -36,7 +40,7 @@ pub(crate) struct FaultProxy {
 
 impl FaultProxy {
     pub(crate) fn start(store: SocketAddr) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+        let listener = listen().expect("a loopback port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             fault: Mutex::new(Fault::None),
@@ -80,6 +84,15 @@ impl Drop for FaultProxy {
     }
 }
 
+/// Its connections have a small receive buffer, so that a sender notices soon when nobody reads.
+fn listen() -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_recv_buffer_size(64 * 1024)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
+}
+
 fn accept(listener: &TcpListener, store: SocketAddr, shared: &Arc<Shared>) {
     for client in listener.incoming() {
         if shared.stopped.load(Ordering::Relaxed) {
@@ -121,7 +134,7 @@ fn relay(mut from: TcpStream, mut to: TcpStream, shared: &Shared, direction: Dir
         let mut count = count;
         if direction == Direction::Replies {
             match fault {
-                Fault::None | Fault::Refuse => {}
+                Fault::None | Fault::Refuse | Fault::Slow(_) => {}
                 Fault::Delay(delay) => thread::sleep(delay),
                 Fault::CutAfter(limit) => {
                     let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX);
@@ -129,6 +142,8 @@ fn relay(mut from: TcpStream, mut to: TcpStream, shared: &Shared, direction: Dir
                 }
                 Fault::Swallow => continue,
             }
+        } else if let Fault::Slow(pause) = fault {
+            thread::sleep(pause);
         }
         if count == 0 || to.write_all(&chunk[..count]).is_err() {
             break;
