@@ -2,7 +2,8 @@
 //!
 //! Not timed: on a machine that others use, too, a time of nanoseconds is noise, while a count of instructions is the
 //! same on every run and moves when the code does. A case sets up what it needs and then repeats one step; the script
-//! runs it twice with different repetitions, and the difference leaves out the setting up.
+//! runs it twice with different repetitions, and the difference leaves out the setting up
+//! (`docs/decisions/2026-11-23-counted-instructions.md`).
 //!
 //! Usage: `micro` lists the cases; `micro CASE REPETITIONS` runs one. To add one, write a function and a line of [`CASES`].
 

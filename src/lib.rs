@@ -1,4 +1,88 @@
 //! quoit: a stateless sharding proxy, as a library. The binary (`main.rs`) is flags around it.
+//!
+//! # Architecture
+//!
+//! ## The modules, in reading order
+//!
+//! A module imports only from modules above its line; modules of one line do not know each other. `tests/tidy.rs` holds
+//! the list.
+//!
+//! | | |
+//! |---|---|
+//! | [`clock`] [`metrics`] | time, read once for each batch of work; what is counted, in cells that have one writer |
+//! | [`command`] [`ring`] | one row a verb, and every error text; key → token → node. Both pure |
+//! | [`protocol`] | RESP scanners: where a frame ends and where its arguments are. Pure |
+//! | [`config`] | the file as written, as checked, as watched |
+//! | [`backend`] [`listener`] | one request to one store; the accept loop |
+//! | [`topology`] | the snapshot that a request sees: rings, and this worker's handles to the nodes |
+//! | [`coordinator`] | one command to one reply: whom to send what, and how to make one reply of several |
+//! | [`frontend`] [`admin`] | a client's session; the operator's HTTP port |
+//! | [`server`] | builds the parts, swaps the topology, drains |
+//! | [`cli`] | the subcommands |
+//!
+//! ## Threads
+//!
+//! The control thread runs [`server::Server::run`]: it accepts clients, answers the admin port, watches the file and the
+//! signals. Each worker is a thread with a current-thread runtime ([`frontend::redis::Worker`]) and owns its clients,
+//! its connections to every node and their breakers. Workers share nothing that a request writes; the control thread
+//! hands them clients and orders through bounded channels ([`frontend::redis::Order`]) and a new topology through an
+//! `ArcSwap`. `docs/decisions/2026-11-23-one-thread-per-worker.md` says why.
+//!
+//! ## The path of one GET
+//!
+//! 1. [`listener::accept`] takes the connection; the server's `Intake` gives it to the worker with the fewest clients, by
+//!    [`Order::Serve`](frontend::redis::Order::Serve). The worker starts a `Session`, a task of its own.
+//! 2. The socket can be read: the session reads into the worker's one scratch buffer and takes the worker's
+//!    [`topology::View`], which serves the whole batch. [`protocol::resp::RequestScan`] finds where the request ends and
+//!    where its arguments are. Nothing is copied.
+//! 3. [`command::resolve`] gives the verb's [`command::Row`]. For `GET` its handling is
+//!    [`Forward`](command::Handling::Forward): one key, at a fixed place.
+//! 4. The session opens a slot, the place of the reply among those to this client's other requests, and calls
+//!    [`coordinator::Coordinator::dispatch`]. [`topology::View::owner`] asks the pool's [`ring::Ring::primary`] and has
+//!    the node.
+//! 5. [`backend::redis::Node::send`] looks at the breaker and the bounds, and appends the frame, as it came, to the write
+//!    buffer of its connection. An entry with the session and the slot joins the queue of those that wait for replies.
+//! 6. The connection's task runs when the tasks that were ready before it have run, and writes the buffer: requests of
+//!    many clients leave in one system call.
+//! 7. The reply is read, [`protocol::resp::ReplyScan`] finds its end, the entry at the front of the queue is its own. The
+//!    session hears it by [`backend::ReplySink::reply`], puts it into its slot, and moves what has become first into its
+//!    output. It writes once for all that came in one turn of the event loop.
+//!
+//! A reply longer than 32 KiB comes in pieces ([`backend::Piece`]); a session that holds as much as it may answers
+//! [`backend::Flow::Pause`], and the rest waits at the store. A request longer than `stream_threshold_bytes` is passed
+//! on while it is received, on a [`backend::redis::Lease`].
+//!
+//! ## The path of one MSET
+//!
+//! 1. As above up to the row, whose handling is [`Split`](command::Handling::Split).
+//! 2. `dispatch` lets [`command::keys()`] find all keys, counts them against the listener's bound, and asks the owner of
+//!    each. If there is one owner, the frame goes to it as it came.
+//! 3. Otherwise a `Plan` makes a fragment for each node: the verb, and that node's keys with their values, written
+//!    straight into the node's write buffer by [`backend::redis::Node::send_with`]. The sink of all fragments is one
+//!    `Merge`.
+//! 4. A fragment that cannot be sent, or fails later, fails alone. When the last is settled the merge makes one reply,
+//!    by the [`command::SplitRule`]: `OK`, or the first error. The session hears that as one whole reply.
+//!
+//! ## A reload
+//!
+//! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::build`] makes the rings, and
+//! the workers' `ArcSwap` has the new topology. Each worker builds its `View` from it: a node that is the same keeps its
+//! handle and connections, one that left ends when nothing waits on it. A fault at any step leaves everything as it was.
+//!
+//! # Invariants
+//!
+//! - A request sees one topology from its first key to its last.
+//! - Health never changes placement: a dead node's keys fail, they go nowhere else.
+//! - A client's replies leave in the order of its requests, and its requests for one key do not overtake each other.
+//! - A connection on which a reply is overdue takes no further request.
+//! - A request is sent at most once. Its error says whether it may have been applied ([`backend::Cause`]).
+//! - Every queue is bounded, every wait for a store has a deadline, every task has an owner that a drain waits for.
+//! - Nothing that a client, a store or a file says makes it panic. Keys and values are never logged.
+//!
+//! # What it deliberately does not do
+//!
+//! It keeps no data and no state on disk, elects nobody, and does not talk to other proxies: the file is all that proxies
+//! of one fleet share.
 
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,8 @@ use clap::Parser;
 use quoit::cli::{Cli, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-/// Gives memory back after a burst, which glibc's allocator does not (FAILURES F4: measured with a million-key command).
+/// Gives memory back after a burst, which glibc's allocator does not (FAILURES F4: measured with a million-key command;
+/// `docs/decisions/2026-11-23-allocator.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -32,7 +33,10 @@ fn start_logging(format: LogFormat) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is lost. To say so on standard error, as the default is, would panic: a proxy must
+    // not end because whoever reads its log did.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => {
             let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;

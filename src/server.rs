@@ -1,7 +1,8 @@
 //! Builds the parts from one configuration, starts them, swaps the topology on reload, drains.
 //!
 //! The thread that calls [`Server::run`] is the control thread: it accepts clients, answers the admin port, watches the
-//! file and the signals. Each worker has a thread and a current-thread runtime of its own.
+//! file and the signals. Each worker has a thread and a current-thread runtime of its own
+//! (`docs/decisions/2026-11-23-one-thread-per-worker.md`).
 
 use std::future::Future;
 use std::io;
@@ -212,8 +213,11 @@ impl Server {
         let mut tasks = JoinSet::new();
         if let Some(socket) = self.admin.take() {
             let hooks = Box::new(AdminHooks(Arc::clone(&self.control)));
-            let mut state = AdminState::new(Arc::clone(&self.control.metrics), hooks);
-            if let Some(token) = &self.control.fleet.topology.load().config.admin.token {
+            let topology = self.control.fleet.topology.load();
+            let configured = &topology.config.admin;
+            let mut state = AdminState::new(Arc::clone(&self.control.metrics), hooks)
+                .with_host_names(configured.host_names.clone());
+            if let Some(token) = &configured.token {
                 state = state.with_token(token.expose().to_owned());
             }
             tasks.spawn(admin::serve(socket, Arc::new(state), stop.clone()));

@@ -479,6 +479,8 @@ fn protocol_errors_end_the_connection_with_redis_s_words() {
         "*1\r\n$04\r\n",
         "*1\r\n$536870913\r\n",
         "*2\r\n$3\r\nGET\r\n+a\r\n",
+        "ECHO \"a b\"\r\nQUIT\r\n",
+        "ECHO \"a\r\n",
     ];
     for input in inputs {
         let ends = |stream: &mut dyn ReadWrite| {

@@ -67,8 +67,15 @@ impl Check<'_> {
 
     fn admin(&mut self, table: &AdminTable) -> Option<Admin> {
         let token = self.secret("token", table.token_file.as_ref(), table.token_env.as_ref());
+        for name in table.host_names.iter().filter(|name| !is_host_name(&name.value)) {
+            self.push(
+                Fault::new(&name.span, "this is no host name")
+                    .help("a name without scheme and port, such as `quoit.internal`"),
+            );
+        }
+        let host_names = table.host_names.iter().map(|name| name.value.clone()).collect();
         if table.bind.value == "off" {
-            return Some(Admin { bind: None, token });
+            return Some(Admin { bind: None, token, host_names });
         }
         let bind = match address::bind(&table.bind.value) {
             Ok(bind) => bind,
@@ -84,7 +91,7 @@ impl Check<'_> {
                     .help("add `token_file` or `token_env`, or bind to `127.0.0.1`"),
             );
         }
-        Some(Admin { bind: Some(bind), token })
+        Some(Admin { bind: Some(bind), token, host_names })
     }
 
     fn pool_names<'f>(&mut self, pools: &'f [PoolTable]) -> Names<'f> {
@@ -277,6 +284,15 @@ pub(super) fn allowed_in_names(character: char) -> bool {
 /// Whether a name is fine as it is.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(allowed_in_names)
+}
+
+/// Whether a `Host` header could hold this name. Addresses need not be given, so none is accepted.
+fn is_host_name(name: &str) -> bool {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || "-._".contains(character);
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && name.chars().all(allowed)
+        && name.parse::<std::net::IpAddr>().is_err()
 }
 
 /// Whether two ports of ours would be in each other's way. Port 0 is a free port, another one each time.

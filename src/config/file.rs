@@ -79,17 +79,19 @@ pub(super) struct ProxyTable {
     /// client costs about a kilobyte of memory and one file descriptor.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) clients_max: usize,
-    /// How many bytes all buffers of the process may hold together. Beyond it new requests are answered with an
-    /// overload error, so that the proxy never runs the machine out of memory. Less refuses sooner when clients or
-    /// stores are slow.
+    /// How many bytes the buffers of clients and store connections may hold together; each worker has an equal part.
+    /// Beyond it a worker reads no more requests until some of its replies have been read, so that slow clients do not
+    /// run the machine out of memory. Requests that are here are served. The parts of split replies are bounded by
+    /// `multi_key_reply_bytes_max` instead. Less stops reading sooner. A change needs a restart.
     #[schemars(range(min = 16_777_216u64, max = 1_099_511_627_776u64))]
     pub(super) memory_bytes_max: u64,
     /// How long a shutdown waits for accepted requests to be answered before it closes their connections. Set it
     /// below the grace period of whatever supervises the process.
     #[schemars(range(min = 1, max = 3_600_000u64))]
     pub(super) drain_timeout_ms: u64,
-    /// How many connections to stores the process may open in one second, over all nodes. It keeps a fleet of
-    /// proxies from holding down a store that is coming back. Less recovers more slowly.
+    /// How many connections to stores the process may open in one second, over all nodes; each worker has an equal
+    /// part, at least one a second. It keeps a fleet of proxies from holding down a store that is coming back. Less
+    /// recovers more slowly. A change needs a restart.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) connects_per_second_max: u32,
 }
@@ -113,18 +115,23 @@ pub(super) struct AdminTable {
     /// IP address and port, or `off`. Other than on loopback a token is required. A change needs a restart.
     pub(super) bind: At<String>,
     /// File that holds the token which requests that change something must carry (`Authorization: Bearer …`). A
-    /// relative path starts at the directory of this file. One trailing newline is ignored.
+    /// relative path starts at the directory of this file. One trailing newline is ignored. A change needs a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_file: Option<At<String>>,
     /// Environment variable that holds the token, instead of `token_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_env: Option<At<String>>,
+    /// Names under which the port may be asked, besides its addresses and `localhost`: a request whose `Host` is
+    /// another name is refused unless it carries the token, so that no web page can read the port through a browser.
+    /// A change needs a restart.
+    #[schemars(length(max = 64))]
+    pub(super) host_names: Vec<At<String>>,
 }
 
 impl Default for AdminTable {
     fn default() -> Self {
         let bind = At { value: "127.0.0.1:9380".to_owned(), span: 0..0 };
-        Self { bind, token_file: None, token_env: None }
+        Self { bind, token_file: None, token_env: None, host_names: Vec::new() }
     }
 }
 
@@ -141,10 +148,12 @@ pub enum Protocol {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ListenerTable {
-    /// What logs and metrics call this listener. Default: the address in `bind`, as written.
+    /// What logs and metrics call this listener. Default: the address in `bind`, as written. Metrics take a new name
+    /// with a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<At<String>>,
-    /// IP address and port to listen on, such as `127.0.0.1:6380` or `[::]:6380`. A change needs a restart.
+    /// IP address and port to listen on, such as `127.0.0.1:6380` or `[::]:6380`; `[::]` takes IPv6 alone. A change
+    /// needs a restart: a reload that adds a listener leaves it closed, and one that drops a listener is refused.
     #[schemars(extend("required" = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bind: Option<At<String>>,
@@ -157,35 +166,41 @@ pub(super) struct ListenerTable {
     /// Sends the keys with a prefix to another pool. The longest matching prefix wins; the order in the file does
     /// not matter.
     pub(super) route: Vec<RouteTable>,
-    /// File that holds the password which clients must give by `AUTH` or `HELLO` before anything else. Default: no
-    /// password is asked for. A relative path starts at the directory of this file. One trailing newline is ignored.
+    /// File that holds the password which clients must give by `AUTH` or `HELLO` before anything else, as the user
+    /// `default`. Default: no password is asked for. A change does not ask those again who are connected. A relative path starts at the directory of this file. One trailing newline is ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_file: Option<At<String>>,
     /// Environment variable that holds the password, instead of `password_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_env: Option<At<String>>,
-    /// How many bytes of one request are accepted at most. 512 MiB is the limit of Redis itself. Less protects the
-    /// stores from mistakes.
+    /// How many bytes one argument of a request may have: a key, a value. A longer one is a protocol error, and the
+    /// client is disconnected. 512 MiB is the limit of Redis itself (`proto-max-bulk-len`). Less protects the stores
+    /// from mistakes.
     #[schemars(range(min = 1_024u64, max = 536_870_912u64))]
     pub(super) request_bytes_max: u64,
-    /// How many bytes of one request are held whole, where that is needed to split it over nodes (`MSET`, `DEL` of
-    /// many keys). A larger one is refused with an error. Requests for one key stream through and are bounded by
-    /// `request_bytes_max` alone.
+    /// How many bytes of one request are held whole, where it cannot be passed on while it is received: more than one
+    /// key (`MSET`, `DEL`), or a key that a route rewrites. A larger one is read, dropped and answered with an error.
+    /// Requests for one key stream through from `stream_threshold_bytes` on.
     #[schemars(range(min = 1_024u64, max = 536_870_912u64))]
     pub(super) query_buffer_bytes_max: u64,
-    /// How many bytes of replies may wait for one client that does not read them. Beyond it the proxy stops reading
-    /// from that client; if the client still does not read, it is disconnected. More lets slow clients hold more
-    /// memory.
+    /// How many bytes of replies may be held for one client that does not read them; a client beyond it is
+    /// disconnected. From 1 MiB on nothing more is read from that client, and a big reply waits at its store, on a
+    /// connection of its own. More than that is held for the replies to requests that were read before, and where
+    /// other clients have waited behind a big reply for a second. More lets slow clients hold more memory; less cuts
+    /// them sooner.
     #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
     pub(super) client_output_bytes_max: u64,
-    /// How many keys one command may name. A command with more is refused with an error before anything is sent.
+    /// How many keys one command may name, where it may name several. A command with more is refused with an error
+    /// before anything is sent.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) keys_per_command_max: usize,
-    /// How many bytes the merged reply of one split command may have, as with `MGET` over several nodes. A larger
-    /// one becomes an error. Less bounds memory; replies that come from one node alone are not counted.
+    /// How many bytes the nodes' replies to one split command may have together, as with `MGET` over several nodes.
+    /// The keys of a node whose reply does not fit get an error. Less bounds memory; a command whose keys are all on
+    /// one node is not split, and its reply not counted.
     #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
     pub(super) multi_key_reply_bytes_max: u64,
-    /// How long a client may be silent before it is disconnected. Default: for ever, as in Redis.
+    /// How long a client may send nothing, with no reply due, before it is disconnected. Default: for ever, as in
+    /// Redis; a client whose machine vanished then keeps its place until the proxy restarts.
     #[schemars(range(min = 1_000u64, max = 604_800_000u64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) idle_timeout_ms: Option<u64>,
@@ -258,32 +273,33 @@ pub(super) struct PoolTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_env: Option<At<String>>,
     /// How long opening a connection to a node may take, name look-up and authentication included. Less notices a
-    /// dead machine sooner; too little never connects over a slow network.
+    /// dead machine sooner; too little never connects over a slow network. A node that refuses, or does not answer in
+    /// time, is left alone at once.
     #[schemars(range(min = 1, max = 60_000u64))]
     pub(super) connect_timeout_ms: u64,
-    /// How long a request may wait in the proxy before it is sent to its node. Waiting here says nothing about the
-    /// node, so it does not count against its health.
+    /// How long a request may wait in the proxy because its node does not take it: the connection is still being
+    /// opened, or its socket is full. Afterwards it and those that wait behind it get an error; none of them was
+    /// applied. Each counts as a failure of the node. The time of `service_timeout_ms` begins after it.
     #[schemars(range(min = 1, max = 600_000u64))]
     pub(super) queue_timeout_ms: u64,
-    /// How long a node may take to answer a request that was sent. Afterwards the client gets an error and the
-    /// connection is given up, since its later replies can no longer be told apart. Too little punishes slow
-    /// commands; more keeps clients waiting on a node that hangs.
+    /// How long a node may take to answer a request that was sent, and to go on with a reply that it began. Afterwards
+    /// the client gets an error, and the connection takes no further request: it is closed when all that are on it are
+    /// answered or given up. Too little punishes slow commands; more keeps clients waiting on a node that hangs.
     #[schemars(range(min = 1, max = 600_000u64))]
     pub(super) service_timeout_ms: u64,
-    /// How many connections each worker keeps to each node. A key always travels on the same one. The store sees
-    /// workers × this number from every proxy. One is enough unless a single connection is busy all the time.
-    #[schemars(range(min = 1, max = 64))]
-    pub(super) connections_per_node: usize,
-    /// How many bytes may wait unsent for one node in each worker. Beyond it requests for that node are answered
-    /// with an overload error. Less bounds memory; more rides out longer stalls.
+    /// How many bytes may wait unsent on one store connection: each worker has one to each node for each protocol
+    /// version that its clients speak. Beyond it requests for that node are answered with an overload error. A single
+    /// request that is larger is sent all the same. Less bounds memory; more rides out longer stalls.
     #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
     pub(super) queue_bytes_max: usize,
-    /// How many requests may be unanswered on one node in each worker. Beyond it requests for that node are answered
-    /// with an overload error.
+    /// How many requests may be unanswered on one store connection. Beyond it requests for that node are answered with
+    /// an overload error. Less answers sooner when a node is slow; more holds more in memory.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(super) in_flight_max: usize,
-    /// From which size on a value streams through instead of being gathered in a buffer. Less saves memory with many
-    /// big values; more saves system calls.
+    /// From which size on a request for one key is passed on while it is received, and a request or reply has a store
+    /// connection to itself meanwhile, so that others do not wait behind it. For requests that of the listener's `pool`
+    /// counts. Replies pass in pieces from 32 KiB on in any case. Less opens more connections, up to 16 at a time for
+    /// each node and worker; more gathers larger requests in memory and lets others wait behind larger replies.
     #[schemars(range(min = 16_384u64, max = 536_870_912u64))]
     pub(super) stream_threshold_bytes: usize,
     /// When the proxy stops sending to a node that fails, and how it comes back. Its keys fail at once meanwhile; they
@@ -305,7 +321,6 @@ impl Default for PoolTable {
             connect_timeout_ms: 1_000,
             queue_timeout_ms: 1_000,
             service_timeout_ms: 5_000,
-            connections_per_node: 1,
             queue_bytes_max: 16 << 20,
             in_flight_max: 100_000,
             stream_threshold_bytes: 1 << 20,
@@ -349,14 +364,16 @@ pub(super) struct NodeTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<At<String>>,
     /// Where the store listens: `host:port`, `redis://host:port` or `unix:/path/to/socket`. A host name is looked up
-    /// again at every new connection.
+    /// again at every new connection and every 30 seconds; requests go where it leads then. While the look-up fails or
+    /// finds nothing, the last good answer is used.
     #[schemars(extend("required" = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<At<String>>,
     /// The node's part of the keys relative to the others. Only placements that honour weights accept other than 1.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) weight: At<u32>,
-    /// Where the node is, such as a rack or an availability zone. Shown by `route` and `plan`.
+    /// Where the node is, such as a rack or an availability zone. Shown by `quoit route` and on `/ring`; with one
+    /// replica it changes nothing.
     #[schemars(length(min = 1, max = 128))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) zone: Option<String>,
@@ -406,17 +423,21 @@ impl Default for NodeTable {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BreakerTable {
-    /// How many requests in a row must fail before the node is left alone. Fewer fails fast sooner; more forgives
-    /// short trouble.
+    /// How many failures in a row until the node is left alone: each request that times out, and each connection that
+    /// the node closes with requests on it or before it has served any. Any reply counts as a success. A connection
+    /// that is refused needs no counting. Each worker judges for itself. Fewer fails fast sooner; more forgives short
+    /// trouble.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) failures: u32,
-    /// How long to wait before the first probe of a failed node. Each failed probe doubles the wait, with jitter.
+    /// How long to wait before the first probe of a failed node. Each failed probe doubles the wait. The true wait is
+    /// between half of it and all of it, by chance, so that a fleet of proxies does not probe at once.
     #[schemars(range(min = 1, max = 600_000u64))]
     pub(super) backoff_min_ms: At<u64>,
     /// How long to wait between probes at most. Less finds a returning node sooner; more spares it.
     #[schemars(range(min = 1, max = 600_000u64))]
     pub(super) backoff_max_ms: At<u64>,
-    /// How long a node that came back takes until it gets all of its requests again. 0 gives them at once.
+    /// How long after it came back until a node may have `in_flight_max` requests unanswered again. It begins with 64
+    /// of them and the bound grows evenly; what is above it gets an overload error. 0 gives all at once.
     #[schemars(range(max = 600_000u64))]
     pub(super) ramp_ms: u64,
 }

@@ -83,6 +83,8 @@ pub struct Admin {
     pub bind: Option<SocketAddr>,
     /// What requests that change something must carry. Always there for an address that is not loopback.
     pub token: Option<Secret>,
+    /// Names under which it may be asked besides `localhost`.
+    pub host_names: Vec<String>,
 }
 
 /// A port for clients.
@@ -100,7 +102,7 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// The password that clients must give first.
     pub password: Option<Secret>,
-    /// Bytes of one request.
+    /// Bytes of one argument of a request.
     pub request_bytes_max: u64,
     /// Bytes of one request that must be held whole to be split.
     pub query_buffer_bytes_max: u64,
@@ -108,7 +110,7 @@ pub struct Listener {
     pub client_output_bytes_max: u64,
     /// Keys in one command.
     pub keys_per_command_max: usize,
-    /// Bytes of one merged reply.
+    /// Bytes of the replies to the parts of one split command.
     pub multi_key_reply_bytes_max: u64,
     /// How long a client may be silent.
     pub idle_timeout: Option<Duration>,
@@ -172,11 +174,9 @@ pub struct Pool {
     pub timeouts: Timeouts,
     /// When a failing node is left alone.
     pub breaker: Breaker,
-    /// Connections of each worker to each node.
-    pub connections_per_node: usize,
-    /// Unsent bytes per node and worker.
+    /// Unsent bytes on one store connection.
     pub queue_bytes_max: usize,
-    /// Unanswered requests per node and worker.
+    /// Unanswered requests on one store connection.
     pub in_flight_max: usize,
     /// From which size on a value streams through.
     pub stream_threshold_bytes: usize,
@@ -213,7 +213,7 @@ pub struct Timeouts {
 /// When a failing node is left alone, and how it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    /// Failures in a row that open it.
+    /// Failed requests in a row that open it; a failed connect does at once.
     pub failures: u32,
     /// The wait before the first probe.
     pub backoff_min: Duration,

@@ -47,7 +47,6 @@ impl Check<'_> {
                 service: Duration::from_millis(table.service_timeout_ms),
             },
             breaker: breaker?,
-            connections_per_node: table.connections_per_node,
             queue_bytes_max: table.queue_bytes_max,
             in_flight_max: table.in_flight_max,
             stream_threshold_bytes: table.stream_threshold_bytes,

@@ -16,7 +16,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::faults::{Fault, Faults, nearest};
 
 /// What people write who come from elsewhere, and what it is called here.
-const ELSEWHERE: [(&str, &str); 15] = [
+const ELSEWHERE: [(&str, &str); 16] = [
     ("servers", "each server is a `[[pool.node]]` with a `name` and an `address`"),
     ("nodes", "each node is a `[[pool.node]]`"),
     ("pools", "each pool is a `[[pool]]`"),
@@ -25,6 +25,10 @@ const ELSEWHERE: [(&str, &str); 15] = [
     ("listen", "the address of a listener is `bind` in `[[listener]]`"),
     ("distribution", "the rule that places keys is `placement` in `[pool.ring]`"),
     ("timeout", "timeouts are `connect_timeout_ms`, `queue_timeout_ms` and `service_timeout_ms` in `[[pool]]`"),
+    (
+        "server_connections",
+        "a worker has one connection to a node for each protocol version, so there is nothing to set",
+    ),
     ("auto_eject_hosts", "a failing node's keys are never served by another node, so there is nothing to set"),
     ("password", "secrets do not stand in this file: use `password_file` or `password_env`"),
     ("token", "secrets do not stand in this file: use `token_file` or `token_env`"),

@@ -115,13 +115,39 @@ fn unreadable_files_say_why() {
 }
 
 #[test]
+fn host_names_are_names() {
+    let with = |name: &str| check_text("quoit.toml", &format!("[admin]\nhost_names = [\"{name}\"]\n{MINIMAL}"));
+    assert_eq!(with("quoit.internal").unwrap().admin.host_names, ["quoit.internal"]);
+    for wrong in ["", "http://quoit", "quoit:9380", "10.0.0.1", "two names"] {
+        assert!(with(wrong).unwrap_err().to_string().contains("this is no host name"), "{wrong}");
+    }
+}
+
+/// The scanner and the command table count bytes of a request that is held in 32 bits.
+#[test]
+fn requests_that_are_held_stay_below_4_gib() {
+    let listener = &schema()["properties"]["listener"]["items"]["properties"];
+    let most = |name: &str| listener[name]["maximum"].as_u64().unwrap();
+    assert!(most("query_buffer_bytes_max") <= 1 << 30);
+    assert!(most("request_bytes_max") <= 512 << 20);
+}
+
+#[test]
 fn settings_that_need_a_restart() {
     let old = check_text("old.toml", MINIMAL).unwrap();
-    let text = format!("[proxy]\nworkers = 255\n[admin]\nbind = \"off\"\n{MINIMAL}");
+    let proxy = "[proxy]\nworkers = 255\nmemory_bytes_max = 20_000_000\n";
+    let text = format!("{proxy}[admin]\nbind = \"off\"\nhost_names = [\"quoit.internal\"]\n{MINIMAL}");
     let mut new = check_text("new.toml", &text.replace(":6380", ":6381")).unwrap();
     assert_eq!(
         reload::restart_needed(&old, &new),
-        ["proxy.workers", "admin.bind", "listener.bind 127.0.0.1:6380", "listener.bind 127.0.0.1:6381"]
+        [
+            "proxy.workers",
+            "proxy.memory_bytes_max",
+            "admin.bind",
+            "admin.host_names",
+            "listener.bind 127.0.0.1:6380",
+            "listener.bind 127.0.0.1:6381"
+        ]
     );
     new = check_text("new.toml", &MINIMAL.replace("10.0.0.1", "10.0.0.2")).unwrap();
     assert_eq!(reload::restart_needed(&old, &new), [""; 0]);

@@ -1,8 +1,8 @@
 //! One command to one reply: finds the nodes that hold its keys and sends each what concerns it.
 //!
-//! A request whose keys live on one node goes there as it came. One that may be split (`MGET`, `MSET`, `DEL`, …) becomes
-//! a fragment for each node, and [`merge`] makes one reply of theirs. Keys that must live together and do not are refused
-//! as Redis Cluster refuses them.
+//! A request whose keys live on one node goes there as it came (`docs/decisions/2026-11-23-raw-frames.md`). One that
+//! may be split (`MGET`, `MSET`, `DEL`, …) becomes a fragment for each node, and `merge` makes one reply of theirs. Keys
+//! that must live together and do not are refused as Redis Cluster refuses them.
 //!
 //! # Invariants
 //! - The view of the topology is taken once for each request.

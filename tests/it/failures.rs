@@ -428,38 +428,32 @@ fn a_store_that_is_down_from_the_start() {
     });
 }
 
-/// F15: connections to a store are workers × `connections_per_node` × protocols in use, however many clients there are.
+/// F15: connections to a store are workers × protocols in use, however many clients there are.
 #[test]
 fn few_connections_to_a_store() {
-    for per_node in [1, 2] {
-        let Some(fleet) =
-            Fleet::start_with(2, |config| config.workers(2).pool(&format!("connections_per_node = {per_node}")))
-        else {
-            return;
-        };
-        if fleet.quoit().is_none() {
-            return;
+    let Some(fleet) = Fleet::start_with(2, |config| config.workers(2)) else { return };
+    if fleet.quoit().is_none() {
+        return;
+    }
+    let mut clients: Vec<_> = (0..60).map(|_| fleet.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        if number % 2 == 0 {
+            assert!(!client.line("HELLO 3").is_error());
         }
-        let mut clients: Vec<_> = (0..60).map(|_| fleet.client()).collect();
-        for (number, client) in clients.iter_mut().enumerate() {
-            if number % 2 == 0 {
-                assert!(!client.line("HELLO 3").is_error());
-            }
-            let requests: Vec<u8> = (0..40).flat_map(|key| encode(&["SET", &format!("key:{key}"), "v"])).collect();
-            assert!(client.pipeline(&requests, 40).iter().all(|reply| reply.value.text() == "OK"));
-        }
-        for store in &fleet.stores {
-            let connections = store.clients();
-            let bound = 2 * 2 * per_node;
-            assert!((1..=bound).contains(&connections.len()), "{} of {bound}: {connections:#?}", connections.len());
-        }
+        let requests: Vec<u8> = (0..40).flat_map(|key| encode(&["SET", &format!("key:{key}"), "v"])).collect();
+        assert!(client.pipeline(&requests, 40).iter().all(|reply| reply.value.text() == "OK"));
+    }
+    for store in &fleet.stores {
+        let connections = store.clients();
+        let bound = 2 * 2;
+        assert!((1..=bound).contains(&connections.len()), "{} of {bound}: {connections:#?}", connections.len());
     }
 }
 
-/// F17: several connections to a node, and still a pipeline reads what it wrote.
+/// F17: a pipeline reads what it wrote.
 #[test]
 fn a_pipeline_reads_its_own_writes() {
-    let Some(fleet) = Fleet::start_with(3, |config| config.pool("connections_per_node = 4")) else { return };
+    let Some(fleet) = Fleet::start(3) else { return };
     let mut clients: Vec<_> = (0..4).map(|_| fleet.client()).collect();
     for round in 0..30 {
         let requests: Vec<u8> = (0..500)

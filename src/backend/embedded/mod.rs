@@ -1,9 +1,9 @@
 //! The embedded demo store: what `quoit demo` starts when there is no Redis at hand, and the double of a store in
 //! simulations.
 //!
-//! A request meets it as bytes on a socket (`network`), which `decode` cuts into words. [`Store::execute`] looks the
-//! verb up in `table`, queues it if the session is in a transaction, and otherwise runs its function (one file a
-//! type: `strings`, `hashes`, `lists`, `sets`, `sorted_sets`; `keys` and `sessions` for the rest) over the
+//! A request meets it as bytes on a socket (`network`), cut into words by the proxy's own scanner. [`Store::execute`]
+//! looks the verb up in `table`, queues it if the session is in a transaction, and otherwise runs its function (one
+//! file a type: `strings`, `hashes`, `lists`, `sets`, `sorted_sets`; `keys` and `sessions` for the rest) over the
 //! `keyspace`. The reply, a value until then, is encoded for the session's RESP version. Scripts call the same verbs.
 //!
 //! # Invariants
@@ -16,7 +16,6 @@
 //! It is a demo store: no persistence, no replication, no users, one database, and no streams, bitmaps, geo,
 //! `HyperLogLog`, blocking verbs or pub/sub.
 
-mod decode;
 mod dump;
 mod glob;
 mod hashes;

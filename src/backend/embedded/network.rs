@@ -16,13 +16,15 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::decode::{Decoded, decode};
 use super::store::{SessionState, Store};
+use crate::protocol::resp::{Limits, ProtocolError, RequestScan, Scanned, split_inline};
 
 const CONNECTIONS_MAX: usize = 1024;
 
 /// The longest request, whole. A demo store does not take Redis's 512 MiB.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// A million words of one request; what they hold is bounded by [`REQUEST_BYTES_MAX`].
+const LIMITS: Limits = Limits { arguments_max: 1 << 20, ..Limits::REDIS };
 const READ_BYTES: usize = 16 << 10;
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -128,14 +130,14 @@ async fn session(mut stream: TcpStream, store: Rc<RefCell<Store>>, id: u64) {
 async fn converse(stream: &mut TcpStream, store: &RefCell<Store>, id: u64) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut session = SessionState::new(id);
-    let (mut requests, mut replies) = (Vec::new(), Vec::new());
+    let (mut requests, mut replies, mut scan) = (Vec::new(), Vec::new(), RequestScan::default());
     loop {
         requests.reserve(READ_BYTES);
         if stream.read_buf(&mut requests).await? == 0 {
             return Ok(());
         }
         let mut used = 0;
-        while let Batch::Unfinished = run_batch(store, &mut session, &requests, &mut used, &mut replies) {
+        while let Batch::Unfinished = run_batch(store, &mut session, &mut scan, &requests, &mut used, &mut replies) {
             write(stream, &mut replies).await?;
         }
         requests.drain(..used);
@@ -150,6 +152,9 @@ async fn converse(stream: &mut TcpStream, store: &RefCell<Store>, id: u64) -> io
         // Only between requests: in the middle of a long one it would copy what is there at every read.
         if requests.is_empty() {
             requests.shrink_to(READ_BYTES);
+            if scan.heap_bytes() > READ_BYTES {
+                scan = RequestScan::default();
+            }
         }
     }
 }
@@ -173,6 +178,7 @@ enum Batch {
 fn run_batch(
     store: &RefCell<Store>,
     session: &mut SessionState,
+    scan: &mut RequestScan,
     requests: &[u8],
     used: &mut usize,
     replies: &mut Vec<u8>,
@@ -183,19 +189,49 @@ fn run_batch(
         if replies.len() > WRITE_BYTES {
             return Batch::Unfinished;
         }
-        match decode(requests.get(*used..).unwrap_or_default()) {
-            Decoded::Request { words, used: more } => {
-                store.execute(session, &words, now_ms, replies);
-                *used += more;
-            }
-            Decoded::Partial => break,
-            Decoded::Broken(reply) => {
-                replies.extend_from_slice(reply.as_bytes());
+        let rest = requests.get(*used..).unwrap_or_default();
+        let taken = take_request(scan, rest, |words| store.execute(session, words, now_ms, replies));
+        match taken {
+            Ok(None) => break,
+            Ok(Some(len)) => *used += len,
+            Err(error) => {
+                replies.extend_from_slice(format!("-ERR Protocol error: {error}\r\n").as_bytes());
                 session.closing = true;
             }
         }
     }
     Batch::Finished
+}
+
+/// Runs the request that `bytes` begin with, once it is whole; gives its length then.
+fn take_request(
+    scan: &mut RequestScan,
+    bytes: &[u8],
+    run: impl FnOnce(&[&[u8]]),
+) -> Result<Option<usize>, ProtocolError> {
+    let len = match scan.scan(bytes, &LIMITS)? {
+        Scanned::Incomplete => return Ok(None),
+        Scanned::Nothing { len } => len,
+        Scanned::Request { len } => {
+            run(&scan.bounds().iter().map(|bounds| word(bytes, *bounds)).collect::<Vec<_>>());
+            len
+        }
+        Scanned::Inline { line, len } => {
+            let line = bytes.get(..line).unwrap_or_default();
+            let words = split_inline(line).map_err(|_unbalanced| ProtocolError::UnbalancedQuotes)?;
+            run(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            len
+        }
+    };
+    scan.reset();
+    Ok(Some(len))
+}
+
+/// The part of a request between two places that its scan has found.
+fn word(request: &[u8], (from, to): (u32, u32)) -> &[u8] {
+    // Both are places in a buffer, so they fit.
+    let place = |offset: u32| usize::try_from(offset).unwrap_or(usize::MAX);
+    request.get(place(from)..place(to)).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the store's time comes from")]

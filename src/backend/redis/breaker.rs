@@ -1,4 +1,5 @@
-//! Whether a node is worth asking: pure, time comes in.
+//! Whether a node is worth asking: pure, time comes in. What counts as a failure, and why:
+//! `docs/decisions/2026-11-23-breaker-trips-at-once.md`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! One pipelined connection to a store: a buffer of requests to write, a queue of requests that wait for their replies.
+//! How it gets out of the way of others: `docs/decisions/2026-11-23-unread-replies.md`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

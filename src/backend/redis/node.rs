@@ -1,4 +1,5 @@
 //! One worker's handle to one store.
+//! Why it may have more than one connection: `docs/decisions/2026-11-23-unread-replies.md`.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

@@ -56,12 +56,13 @@ const KEYS: [&str; 18] = [
 ];
 
 /// Keys that have no counterpart, and what to know instead.
-const NOTES: [(&str, &str); 8] = [
+const NOTES: [(&str, &str); 9] = [
     ("client_connections", "clients are limited for the whole process: `clients_max` in `[proxy]`"),
     ("backlog", "the accept queue has a fixed length"),
-    ("tcpkeepalive", "connections are always kept alive"),
+    ("tcpkeepalive", "connections to nodes are always kept alive; for clients see `idle_timeout_ms`"),
     ("reuseport", "one acceptor hands clients to the workers"),
     ("preconnect", "when to connect to a node is not a setting"),
+    ("server_connections", "a worker has one connection to a node for each protocol version"),
     ("auto_eject_hosts", "a failing node's keys are never served by another node; they fail at once until it is back"),
     ("server_retry_timeout", "see `backoff_min_ms` and `backoff_max_ms` in `[pool.breaker]`"),
     ("server_failure_limit", "see `failures` in `[pool.breaker]`"),
@@ -291,14 +292,6 @@ impl Import<'_> {
                 }
                 _ => self.push(Fault::new(&timeout.span, "the timeout is not from 1 to 60000 milliseconds")),
             },
-        }
-        if let Some(connections) = pool.get("server_connections") {
-            match connections.value.parse::<u64>() {
-                Ok(count) if (1..=64).contains(&count) => {
-                    let _infallible = writeln!(out, "connections_per_node = {count}");
-                }
-                _ => self.push(Fault::new(&connections.span, "`server_connections` is not from 1 to 64")),
-            }
         }
     }
 

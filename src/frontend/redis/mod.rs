@@ -1,6 +1,6 @@
 //! Sessions of Redis clients: bytes in, requests out to the coordinator, replies back in the order of the requests.
 //!
-//! Everything of one worker runs on one thread: [`Worker`] is what its sessions share, [`Worker::admit`] starts a session
+//! Everything of one worker runs on one thread: [`Worker`] is what its sessions share, `Worker::admit` starts a session
 //! for an accepted connection.
 
 mod client;

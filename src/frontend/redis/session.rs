@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //! - Requests are served in the order of arrival, replies leave in that order.
-//! - A client that does not read its replies is not read either; what is held for it is bounded.
+//! - A client that does not read its replies is not read either; what is held for it is bounded
+//!   (`docs/decisions/2026-11-23-unread-replies.md`).
 //! - A request that changes how later ones are understood (`HELLO`), and one that is passed on while it is received, is
 //!   served when all before it are answered.
 

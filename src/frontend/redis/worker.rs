@@ -1,4 +1,5 @@
-//! What the sessions of one worker share, and what other threads ask of a worker.
+//! What the sessions of one worker share, and what other threads ask of a worker. Why so little is shared:
+//! `docs/decisions/2026-11-23-one-thread-per-worker.md`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

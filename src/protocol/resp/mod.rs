@@ -1,5 +1,8 @@
 //! RESP2 and RESP3, the wire protocol of Redis and Valkey (specification: "Redis serialization protocol", redis.io).
 //!
+//! They find where a frame ends and where its arguments are; nothing is decoded
+//! (`docs/decisions/2026-11-23-raw-frames.md`).
+//!
 //! # Invariants
 //! - Both scanners are resumable: bytes that were looked at once are not looked at again, however the input is cut.
 //! - Nothing recurses: nesting is a count of values still to come.
