@@ -15,6 +15,8 @@ use crate::metrics::ListenerCells;
 
 /// Wait after a failed accept: with no file descriptor left, the next one fails at once too.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long a client may be silent before the kernel asks whether it is still there.
+const KEEPALIVE: Duration = Duration::from_mins(5);
 /// Clients that the kernel may hold for us; it cuts this to its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -67,8 +69,17 @@ pub async fn accept(listener: TcpListener, intake: impl Intake, cells: Arc<Liste
     }
 }
 
+/// Prepares a client's socket. A client that vanished without a word is found out after some ten minutes (Redis's
+/// `tcp-keepalive` asks as often).
+fn prepare(client: TcpStream) -> io::Result<std::net::TcpStream> {
+    client.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+    socket2::SockRef::from(&client).set_tcp_keepalive(&keepalive)?;
+    client.into_std()
+}
+
 async fn welcome(client: TcpStream, intake: &impl Intake, cells: &ListenerCells) {
-    let Ok(mut client) = client.set_nodelay(true).and_then(|()| client.into_std()) else { return };
+    let Ok(mut client) = prepare(client) else { return };
     if intake.has_room() {
         intake.take(client).await;
         return;

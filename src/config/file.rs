@@ -200,7 +200,7 @@ pub(super) struct ListenerTable {
     #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
     pub(super) multi_key_reply_bytes_max: u64,
     /// How long a client may send nothing, with no reply due, before it is disconnected. Default: for ever, as in
-    /// Redis; a client whose machine vanished then keeps its place until the proxy restarts.
+    /// Redis; a client whose machine vanished is found out by TCP keepalive after some ten minutes.
     #[schemars(range(min = 1_000u64, max = 604_800_000u64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) idle_timeout_ms: Option<u64>,

@@ -46,9 +46,9 @@ pub struct NodeOptions {
     pub breaker: BreakerOptions,
 }
 
-/// Healthy connections that are kept beside the current one.
+/// Healthy connections that are kept beside the current one, for each node, worker and version.
 const SPARES_MAX: usize = 2;
-/// Connections that may be left to big or stalled requests at the same time, for each node and worker.
+/// Connections that may be left to big or stalled requests at the same time, for each node, worker and version.
 const DETACHED_MAX: usize = 16;
 
 /// How often a name is resolved again. The system's resolver tells no TTL; 30 s is what most clients use for it.
