@@ -19,7 +19,7 @@ pub(crate) enum Fault {
     CutAfter(u64),
     /// A connection is accepted and closed at once.
     Refuse,
-    /// Bytes are taken and go nowhere.
+    /// Replies are taken and go nowhere, nor does what comes after them on their connection.
     Swallow,
     /// Requests are taken slowly: 16 KiB at most, then this long none.
     Slow(Duration),
@@ -125,27 +125,34 @@ enum Direction {
 }
 
 fn relay(mut from: TcpStream, mut to: TcpStream, shared: &Shared, direction: Direction) {
-    let (mut chunk, mut passed) = (vec![0; 16_384], 0);
+    let (mut chunk, mut passed, mut swallowed) = (vec![0; 16_384], 0, false);
     while let Ok(count) = from.read(&mut chunk) {
         if count == 0 {
             break;
         }
         let fault = *shared.fault.lock().expect("no thread panics with it");
-        let mut count = count;
+        let (mut count, mut cut) = (count, false);
         if direction == Direction::Replies {
             match fault {
+                // TCP loses nothing in the middle: a gap would be a store that answers out of step.
+                _ if swallowed => continue,
                 Fault::None | Fault::Refuse | Fault::Slow(_) => {}
                 Fault::Delay(delay) => thread::sleep(delay),
                 Fault::CutAfter(limit) => {
                     let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX);
+                    // The rest of the chunk is lost, so that nothing may follow it, whatever is set meanwhile.
+                    cut = left <= count;
                     count = count.min(left);
                 }
-                Fault::Swallow => continue,
+                Fault::Swallow => {
+                    swallowed = true;
+                    continue;
+                }
             }
         } else if let Fault::Slow(pause) = fault {
             thread::sleep(pause);
         }
-        if count == 0 || to.write_all(&chunk[..count]).is_err() {
+        if to.write_all(&chunk[..count]).is_err() || cut {
             break;
         }
         passed += u64::try_from(count).expect("a chunk is small");
