@@ -251,7 +251,7 @@ impl ReplySink for Merge {
         Flow::Continue
     }
 
-    fn ready(&self, _waker: &Waker) -> bool {
+    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
         true
     }
 

@@ -236,7 +236,7 @@ impl Connection {
         for _ in 0..READS_PER_WAKE {
             if inner.paused.is_some() {
                 let ready = match inner.in_flight.front() {
-                    Some(Entry { sink: Some(sink), .. }) => sink.ready(context.waker()),
+                    Some(Entry { sink: Some(sink), tag, .. }) => sink.ready(*tag, context.waker()),
                     _ => true,
                 };
                 if !ready {

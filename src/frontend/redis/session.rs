@@ -55,8 +55,8 @@ pub(super) struct Inner {
     pub(super) scan: Option<Box<RequestScan>>,
     pub(super) intake: Intake,
     pub(super) waker: Option<Waker>,
-    /// A connection to a store that waits until the client has read what is held for it.
-    pub(super) obstructed: Option<Waker>,
+    /// Connections to stores that wait until the client has read what is held for it.
+    pub(super) obstructed: Vec<Waker>,
     pub(super) facts: Option<Box<ClientFacts>>,
     accounted_bytes: usize,
     pub(super) obstacle: Obstacle,
@@ -115,7 +115,7 @@ impl Session {
                 scan: None,
                 intake: Intake::Requests,
                 waker: None,
-                obstructed: None,
+                obstructed: Vec::new(),
                 facts: None,
                 accounted_bytes: 0,
                 obstacle: Obstacle::None,
@@ -147,7 +147,7 @@ impl Session {
         inner.broken = true;
         inner.stream = None;
         self.worker.context.released(std::mem::take(&mut inner.accounted_bytes));
-        let obstructed = inner.obstructed.take();
+        let obstructed = std::mem::take(&mut inner.obstructed);
         inner.output = Output::default();
         inner.input = Vec::new();
         let intake = std::mem::replace(&mut inner.intake, Intake::Requests);
@@ -157,9 +157,7 @@ impl Session {
         {
             lease.abandon();
         }
-        if let Some(waker) = obstructed {
-            waker.wake();
-        }
+        obstructed.into_iter().for_each(Waker::wake);
         self.cells.clients_open.add(-1);
     }
 
@@ -242,6 +240,8 @@ impl Session {
         let inner = &mut *inner;
         let pending = inner.output.pending_bytes();
         if pending == 0 {
+            // What went out directly may have been all that a paused reply waited for.
+            inner.obstructed.drain(..).for_each(Waker::wake);
             return Ok(());
         }
         if !inner.graced && pending < DIRECT_BYTES && !inner.output.slots.is_empty() {
@@ -277,9 +277,7 @@ impl Session {
             output.bytes.drain(..output.written);
             output.written = 0;
         }
-        if let Some(waker) = inner.obstructed.take() {
-            waker.wake();
-        }
+        inner.obstructed.drain(..).for_each(Waker::wake);
         Ok(())
     }
 
@@ -300,7 +298,7 @@ impl Session {
                 }
             }
             if inner.ended {
-                return Poll::Pending;
+                return if inner.give_up_passing() { Poll::Ready(()) } else { Poll::Pending };
             }
         }
         self.read(context)
@@ -374,6 +372,23 @@ impl Inner {
                 waker.wake_by_ref();
             }
         }
+    }
+
+    /// The client ended its side in the middle of a request that is being passed on: it will never be complete, and gets
+    /// no reply. It is the only one that is due, since it waited for all before it. Whether there was one.
+    fn give_up_passing(&mut self) -> bool {
+        let Intake::Rest(rest) = std::mem::replace(&mut self.intake, Intake::Requests) else { return false };
+        let Some(lease) = rest.lease else { return false };
+        lease.abandon();
+        self.output.slots.clear();
+        true
+    }
+
+    /// Whether more of the reply to this slot may come. The first in the order only waits for the socket: if it waited
+    /// for what the slots behind it hold as well, neither would ever move.
+    pub(super) fn has_room_for(&self, slot: u32) -> bool {
+        let held = if self.output.is_next(slot) { self.output.pending_bytes() } else { self.output.bytes_held() };
+        self.spilling || held < HELD_BYTES
     }
 
     /// Whether bytes are here that can still be served.
