@@ -164,8 +164,7 @@ impl Session {
             inner.output.bytes = self.worker.context.take_buffer();
         }
         if bytes.len() >= DIRECT_BYTES
-            && inner.output.is_next(slot)
-            && inner.output.pending_bytes() == 0
+            && inner.output.may_write_through(slot)
             && let Some(stream) = &inner.stream
         {
             // An error shows again when the task writes.
