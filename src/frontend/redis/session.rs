@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
 
 use super::client::ClientFacts;
 use super::intake::{Intake, Obstacle};
@@ -36,6 +37,8 @@ const ROUNDS_PER_WAKE: usize = 4;
 /// A reply that is passed on in pieces waits at its store while this much is held for its client; and a client for which
 /// this much is held is not read further.
 pub(super) const HELD_BYTES: usize = 1024 * 1024;
+/// How long a drain waits for the next byte of a request that is not all here.
+const UNFINISHED_MAX: Duration = Duration::from_secs(1);
 /// Which replies the client wants (`CLIENT REPLY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -173,10 +176,30 @@ impl Session {
             inner.wake(); // It may be the worker's memory that was full.
         }
         let timeout = view.topology.listener(self.listener).and_then(|listener| listener.idle_timeout);
-        if timeout.is_some_and(|timeout| inner.output.is_idle() && now.since(self.seen.get()) > timeout) {
+        let silent = now.since(self.seen.get());
+        let is_unfinished = self.worker.is_draining()
+            && inner.obstacle == Obstacle::None
+            && (inner.output.is_idle() || matches!(inner.intake, Intake::Rest(_)));
+        if timeout.is_some_and(|timeout| inner.output.is_idle() && silent > timeout)
+            || (is_unfinished && silent > UNFINISHED_MAX)
+        {
             inner.broken = true;
             inner.wake();
         }
+    }
+
+    /// The bytes that the worker's memory is charged with for this client.
+    pub(super) fn accounted_bytes(&self) -> usize {
+        self.inner.borrow().accounted_bytes
+    }
+
+    /// The worker's memory is full, and this client holds much of it.
+    pub(super) fn close_for_memory(&self) {
+        let mut inner = self.inner.borrow_mut();
+        self.cells.output_limit_kills.increment();
+        tracing::warn!(client = self.id, held_bytes = inner.accounted_bytes, "closed: the memory for buffers is full");
+        inner.broken = true;
+        inner.wake();
     }
 
     fn poll(self: &Rc<Self>, context: &mut TaskContext<'_>) -> Poll<()> {
