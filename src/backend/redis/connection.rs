@@ -67,6 +67,8 @@ pub(super) struct Inner {
     pub(super) written: usize,
     pub(super) bytes_queued: u64,
     bytes_written: u64,
+    /// How much of that the metrics know of.
+    bytes_counted: u64,
     /// The socket did not take everything.
     blocked: bool,
     pub(super) in_flight: VecDeque<Entry>,
@@ -118,6 +120,7 @@ impl Connection {
                 written: 0,
                 bytes_queued: 0,
                 bytes_written: 0,
+                bytes_counted: 0,
                 blocked: false,
                 in_flight: VecDeque::new(),
                 rest: Vec::new(),
@@ -379,6 +382,7 @@ impl Inner {
 
     fn flush(&mut self, context: &mut TaskContext<'_>, node: &Node) -> io::Result<()> {
         if self.written == self.outgoing.len() {
+            self.count_sent(node);
             return Ok(());
         }
         let Some(stream) = self.stream.as_ref() else { return Ok(()) };
@@ -396,13 +400,14 @@ impl Inner {
                     Poll::Ready(ready) => ready?,
                     Poll::Pending => {
                         blocked = true;
+                        node.cells.stalled.increment();
                         break;
                     }
                 },
                 Err(error) => return Err(error),
             }
         }
-        node.cells.sent_bytes.add(self.bytes_written - before);
+        self.count_sent(node);
         if self.blocked {
             // What waited is only now with the store: its service time begins.
             let now = node.context.clock.now();
@@ -430,6 +435,15 @@ impl Inner {
         }
         self.account(node);
         Ok(())
+    }
+
+    /// Tells the metrics what was written, directly or from the buffer.
+    #[inline]
+    fn count_sent(&mut self, node: &Node) {
+        if self.bytes_written != self.bytes_counted {
+            node.cells.sent_bytes.add(self.bytes_written - self.bytes_counted);
+            self.bytes_counted = self.bytes_written;
+        }
     }
 
     fn account(&mut self, node: &Node) {
