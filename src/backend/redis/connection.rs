@@ -77,12 +77,16 @@ pub(super) struct Inner {
     /// The reply at the front is being passed on in pieces.
     passing: bool,
     paused: Option<Moment>,
+    /// When the reply at the front first had to wait for its client. A client that reads slowly pauses it again and again.
+    slow_since: Option<Moment>,
     waker: Option<Waker>,
     woken: bool,
     /// Who waits for room in `outgoing`.
     pub(super) room: Option<Waker>,
     /// A client is still sending the request of its lease.
     pub(super) leased: bool,
+    /// How much was written when that last changed, and when it was seen to change; kept while a lease is being received.
+    progress: (u64, Moment),
     accounted_bytes: usize,
 }
 
@@ -127,10 +131,12 @@ impl Connection {
                 scan: ReplyScan::default(),
                 passing: false,
                 paused: None,
+                slow_since: None,
                 waker: None,
                 woken: false,
                 room: None,
                 leased: false,
+                progress: (0, Moment::default()),
                 accounted_bytes: 0,
             }),
         })
@@ -208,7 +214,24 @@ impl Connection {
 
     /// Hands the open stream over.
     pub(super) fn opened(&self, stream: Stream) {
-        self.inner.borrow_mut().stream = Some(stream);
+        let mut inner = self.inner.borrow_mut();
+        inner.stream = Some(stream);
+        // What waited for the connection is sent late: its service time begins then (FAILURES F5).
+        inner.blocked = true;
+    }
+
+    /// Since when the reply at the front waits for its client.
+    pub(super) fn paused_since(&self) -> Option<Moment> {
+        self.inner.borrow().paused
+    }
+
+    /// Has the client of the reply at the front take it, or give it up.
+    pub(super) fn clear_the_way(&self) {
+        let front = self.inner.borrow().in_flight.front().and_then(|entry| entry.sink.clone());
+        if let Some(sink) = front {
+            sink.make_way();
+        }
+        self.inner.borrow().wake_task();
     }
 
     /// Moves bytes both ways until the connection ends; why it ended.
@@ -280,28 +303,27 @@ impl Connection {
     pub(super) fn sweep(&self, now: Moment, node: &Node) -> Swept {
         let mut swept = Swept::default();
         let mut failed: Vec<(Rc<dyn ReplySink>, Tag, Cause)> = Vec::new();
-        let mut obstructor = None;
+        let obstructs;
         {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             swept.idle = inner.in_flight.is_empty() && !inner.leased;
             if let Some(since) = inner.paused {
                 swept.obstructed = now.since(since) > PAUSE_MAX;
-                if now.since(since) > OBSTRUCTION_MAX {
-                    obstructor = inner.obstructor();
-                }
             } else {
                 inner.expire_sent(now, node.options.service_timeout, &mut failed);
+                inner.expire_leased(now, node.options.service_timeout, &mut failed);
                 swept.timed_out = u32::try_from(failed.len()).unwrap_or(u32::MAX);
             }
+            let is_slow = inner.slow_since.is_some_and(|since| now.since(since) > OBSTRUCTION_MAX);
+            obstructs = is_slow && inner.is_obstructed();
             let sent_late = failed.len();
             inner.expire_unsent(now, node.options.queue_timeout, &mut failed);
             swept.not_sent = u32::try_from(failed.len() - sent_late).unwrap_or(u32::MAX);
             self.load.set(inner.in_flight.len());
         }
-        if let Some(sink) = obstructor {
-            sink.make_way();
-            self.inner.borrow().wake_task();
+        if obstructs {
+            self.clear_the_way();
         }
         for (sink, tag, cause) in failed {
             tell(sink, tag, node, cause);
@@ -480,7 +502,12 @@ impl Inner {
                     replies += 1;
                     errors += u64::from(self.scan.kind() == b'-');
                     node.cells.service_duration.observe(now.since(entry.at));
-                    let piece = if std::mem::take(&mut self.passing) { Piece::End(reply) } else { Piece::Whole(reply) };
+                    let piece = if std::mem::take(&mut self.passing) {
+                        self.slow_since = None;
+                        Piece::End(reply)
+                    } else {
+                        Piece::Whole(reply)
+                    };
                     if let Some(sink) = entry.sink {
                         let _: Flow = sink.reply(entry.tag, piece);
                     }
@@ -524,6 +551,7 @@ impl Inner {
             && Rc::clone(sink).reply(entry.tag, piece) == Flow::Pause
         {
             self.paused = Some(now);
+            self.slow_since = self.slow_since.or(Some(now));
         }
         Ok(())
     }
@@ -540,13 +568,26 @@ impl Inner {
         }
     }
 
-    /// The client whose unread reply is at the front, if others wait behind it.
-    fn obstructor(&self) -> Option<Rc<dyn ReplySink>> {
-        let front = self.in_flight.front()?;
-        let sink = front.sink.as_ref()?;
-        let origin = sink.origin();
-        let others = self.in_flight.iter().any(|entry| entry.sink.as_ref().is_some_and(|sink| sink.origin() != origin));
-        others.then(|| Rc::clone(sink))
+    /// Whether others wait behind the client of the reply at the front.
+    fn is_obstructed(&self) -> bool {
+        let mut origins = self.in_flight.iter().filter_map(|entry| Some(entry.sink.as_ref()?.origin()));
+        let front = origins.next();
+        origins.any(|origin| Some(origin) != front)
+    }
+
+    /// Gives up a request that is still being received from its client when the store takes no more of it.
+    fn expire_leased(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
+        if !self.leased || self.stream.is_none() {
+            return;
+        }
+        if self.written == self.outgoing.len() || self.progress.0 != self.bytes_written {
+            self.progress = (self.bytes_written, now);
+        } else if now.since(self.progress.1) >= timeout
+            && let Some(entry) = self.in_flight.back_mut()
+            && let Some(sink) = entry.sink.take()
+        {
+            failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
+        }
     }
 
     /// Takes back what waited too long to be sent. With one request half sent, nothing can follow it, so all that wait

@@ -50,6 +50,8 @@ pub struct NodeOptions {
 const SPARES_MAX: usize = 2;
 /// Connections that may be left to big or stalled requests at the same time, for each node and worker.
 const DETACHED_MAX: usize = 16;
+/// With so many of them, clients that do not read their big replies have to make way, one at a look at the clock.
+const DETACHED_CROWDED: usize = 12;
 
 /// How often a name is resolved again. The system's resolver tells no TTL; 30 s is what most clients use for it.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -445,6 +447,7 @@ impl Node {
                 self.count_swept(&connection, &swept);
                 self.settle(&connection);
             }
+            self.make_room(version);
         }
         if self.left.is_cancelled() {
             for lane in &self.lanes {
@@ -456,6 +459,22 @@ impl Node {
         self.cells.in_flight.set(gauge(in_flight));
         self.cells.queued_bytes.set(gauge(queued_bytes));
         idle
+    }
+
+    /// Big replies that wait for their clients each hold a connection. Before none is left for others, the client that
+    /// has not read for longest has to make way.
+    fn make_room(&self, version: Version) {
+        let longest = {
+            let lane = self.lane(version).borrow();
+            if lane.detached.len() < DETACHED_CROWDED {
+                return;
+            }
+            let paused = lane.detached.iter().filter_map(|connection| Some((connection.paused_since()?, connection)));
+            paused.min_by_key(|(since, _)| *since).map(|(_, connection)| Rc::clone(connection))
+        };
+        if let Some(connection) = longest {
+            connection.clear_the_way();
+        }
     }
 
     fn count_swept(self: &Rc<Self>, connection: &Rc<Connection>, swept: &super::connection::Swept) {
