@@ -270,6 +270,10 @@ impl Node {
                     self.refused(&why);
                     return Err(why);
                 }
+                Err(Refusal::Unsupported(why)) => {
+                    self.cells.failures(FailureKind::Connect).add(1);
+                    return Err(why);
+                }
                 Err(Refusal::HungUp(why)) => {
                     self.cells.failures(FailureKind::Connect).add(1);
                     self.count_failure(&why);
@@ -381,7 +385,7 @@ impl Node {
             self.context.connect_turn().await;
             self.cells.probes.add(1);
             match self.open(Version::Resp2).await {
-                Err(Refusal::Down(why) | Refusal::HungUp(why)) => {
+                Err(Refusal::Down(why) | Refusal::HungUp(why) | Refusal::Unsupported(why)) => {
                     let _: bool = self.breaker.borrow_mut().trip(&why);
                 }
                 Ok(stream) => {
@@ -485,8 +489,9 @@ impl Node {
             connection.set_role(Role::Stalled);
             self.cells.failures(FailureKind::Service).add(u64::from(swept.timed_out));
             self.cells.failures(FailureKind::Queue).add(u64::from(swept.not_sent));
+            // Waiting to be sent says nothing about the store (FAILURES F5).
             let why: Arc<str> = "requests time out".into();
-            for _ in 0..swept.timed_out.saturating_add(swept.not_sent).min(1_000) {
+            for _ in 0..swept.timed_out.min(1_000) {
                 self.count_failure(&why);
             }
         }
