@@ -271,8 +271,8 @@ impl Connection {
                 inner.paused = None;
             }
             let kept = inner.rest.len();
-            let Some((head, tail)) = scratch.split_at_mut_checked(kept) else {
-                return Poll::Ready("a reply too long to frame".into());
+            let Some((head, tail)) = scratch.split_at_mut_checked(kept).filter(|(_, tail)| !tail.is_empty()) else {
+                return Poll::Ready("a reply line too long to hold".into());
             };
             let Some(stream) = inner.stream.as_mut() else { return Poll::Ready("not open".into()) };
             match stream.poll_read(context, tail) {
@@ -350,6 +350,7 @@ impl Connection {
             inner.stream = None;
             node.context.released(std::mem::take(&mut inner.accounted_bytes));
             inner.outgoing = Vec::new();
+            inner.written = 0;
             (std::mem::take(&mut inner.in_flight), inner.bytes_written, inner.room.take())
         };
         self.load.set(0);
@@ -539,6 +540,9 @@ impl Inner {
 
     fn pass_on(&mut self, bytes: &[u8], now: Moment, node: &Node) -> Result<(), Arc<str>> {
         let Some(entry) = self.in_flight.front_mut() else { return Err("a reply that nothing asked for".into()) };
+        if !self.passing && self.scan.kind() == b'>' {
+            return Err("a long push that nothing asked for".into());
+        }
         entry.at = now;
         let piece = if self.passing { Piece::More(bytes) } else { Piece::Begin(bytes) };
         let bytes_known = self.scan.bytes_pending().saturating_add(bytes.len() as u64);

@@ -203,16 +203,17 @@ impl Node {
                 && let Some(carrier) = lane.detached.iter().find(|connection| connection.carries(sink.origin()))
             {
                 // One client's requests for one key travel on one connection, in order (FAILURES F17).
-                return match carrier.role() {
-                    Role::Stalled => Err(Cause::Behind),
-                    Role::Current | Role::Busy | Role::Leased | Role::Leaving | Role::Spare => Ok(Rc::clone(carrier)),
-                };
+                if carrier.role() == Role::Stalled {
+                    return Err(Cause::Behind);
+                }
+                Some(Rc::clone(carrier))
+            } else {
+                lane.current.clone().filter(|connection| connection.role() == Role::Current)
             }
-            lane.current.clone()
         };
         let connection = match current {
-            Some(connection) if connection.role() == Role::Current => connection,
-            _ => self.replace(version)?,
+            Some(connection) => connection,
+            None => self.replace(version)?,
         };
         if connection.in_flight() >= in_flight_max
             || connection.queued_bytes().saturating_add(bytes) > self.options.queue_bytes_max.max(bytes)
@@ -299,7 +300,10 @@ impl Node {
             &mut last_good,
         )
         .await;
-        self.last_good.set(last_good);
+        // Another attempt may have borrowed it meanwhile, and come back without one.
+        if !last_good.is_empty() {
+            self.last_good.set(last_good);
+        }
         let result = if opened.is_ok() { ConnectResult::Ok } else { ConnectResult::Failed };
         self.cells.connects(result).increment();
         opened
@@ -309,6 +313,7 @@ impl Node {
     async fn serve(self: &Rc<Self>, connection: &Rc<Connection>, stream: Stream) {
         connection.opened(stream);
         self.cells.connections.add(1);
+        let since = self.context.clock.tick();
         let why = connection.run(self).await;
         self.cells.connections.add(-1);
         let was_current = connection.role() == Role::Current;
@@ -319,8 +324,14 @@ impl Node {
             tracing::warn!(node = %self.options.label, why = %why, requests = failed, "connection lost");
             self.count_failure(&why);
         }
-        // A store that restarted is found again before the next request needs it, or found to be down.
-        if was_current && !self.left.is_cancelled() && !self.breaker.borrow().is_open() {
+        // A store that restarted is found again before the next request needs it, or found to be down. One that closes
+        // what it has just accepted is not asked again and again while nobody needs it.
+        let lived = self.context.clock.tick().since(since);
+        if was_current
+            && (failed > 0 || lived >= self.options.connect_timeout)
+            && !self.left.is_cancelled()
+            && !self.breaker.borrow().is_open()
+        {
             drop(self.connect(connection.version, Role::Current));
         }
     }
@@ -388,6 +399,8 @@ impl Node {
                 Err(Refusal::Down(why) | Refusal::HungUp(why) | Refusal::Unsupported(why)) => {
                     let _: bool = self.breaker.borrow_mut().trip(&why);
                 }
+                // Nobody would ever close it.
+                Ok(_) if self.left.is_cancelled() => return,
                 Ok(stream) => {
                     self.breaker.borrow_mut().readmit(self.context.clock.tick());
                     self.cells.breaker_open.set(0);
@@ -506,15 +519,14 @@ impl Node {
             Role::Leaving => done,
             Role::Busy | Role::Leased | Role::Spare if done => {
                 let mut lane = self.lane(connection.version).borrow_mut();
-                let keep = lane.spares.len() < SPARES_MAX && !self.left.is_cancelled();
-                if keep {
+                let is_current = lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection));
+                let keep = (is_current || lane.spares.len() < SPARES_MAX) && !self.left.is_cancelled();
+                if keep && is_current {
+                    connection.set_role(Role::Current);
+                } else if keep {
                     lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
-                    if lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection)) {
-                        connection.set_role(Role::Current);
-                    } else {
-                        connection.set_role(Role::Spare);
-                        lane.spares.push(Rc::clone(connection));
-                    }
+                    connection.set_role(Role::Spare);
+                    lane.spares.push(Rc::clone(connection));
                 }
                 !keep
             }
