@@ -77,7 +77,8 @@ pub(super) struct Inner {
     /// The reply at the front is being passed on in pieces.
     passing: bool,
     paused: Option<Moment>,
-    /// When the reply at the front first had to wait for its client. A client that reads slowly pauses it again and again.
+    /// When replies began to wait for clients that do not read while others wait behind them. A client that reads slowly
+    /// pauses its reply again and again, and many that do not read may follow each other.
     slow_since: Option<Moment>,
     waker: Option<Waker>,
     woken: bool,
@@ -504,7 +505,9 @@ impl Inner {
                     errors += u64::from(self.scan.kind() == b'-');
                     node.cells.service_duration.observe(now.since(entry.at));
                     let piece = if std::mem::take(&mut self.passing) {
-                        self.slow_since = None;
+                        if self.slow_since.is_some() && !self.is_obstructed() {
+                            self.slow_since = None;
+                        }
                         Piece::End(reply)
                     } else {
                         Piece::Whole(reply)

@@ -50,8 +50,8 @@ pub struct NodeOptions {
 const SPARES_MAX: usize = 2;
 /// Connections that may be left to big or stalled requests at the same time, for each node and worker.
 const DETACHED_MAX: usize = 16;
-/// With so many of them, clients that do not read their big replies have to make way, one at a look at the clock.
-const DETACHED_CROWDED: usize = 12;
+/// From so many of them on, one client that does not read its big reply has to make way for each further one.
+const DETACHED_CROWDED: usize = 8;
 
 /// How often a name is resolved again. The system's resolver tells no TTL; 30 s is what most clients use for it.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -226,9 +226,10 @@ impl Node {
     /// Puts another connection in the place of one that is missing, busy or stalled.
     #[cold]
     fn replace(self: &Rc<Self>, version: Version) -> Result<Rc<Connection>, Cause> {
+        self.lane(version).borrow_mut().detach_current();
+        self.make_room(version);
         let spare = {
             let mut lane = self.lane(version).borrow_mut();
-            lane.detach_current();
             if lane.detached.len() > DETACHED_MAX {
                 return Err(Cause::Overloaded);
             }
