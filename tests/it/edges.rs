@@ -1,9 +1,11 @@
 //! What happens at the edges of the data path: clients that leave in the middle, that do not read, that send half a
 //! request; stores that stop in the middle of a big one; and that afterwards nothing is left behind.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::support::{Client, Fleet, PATIENCE, Quoit, Value, encode, eventually};
+use crate::support::{Client, Fleet, PATIENCE, Quoit, QuoitConfig, Value, encode, eventually};
 
 const MIB: usize = 1 << 20;
 
@@ -353,4 +355,51 @@ fn waiting_costs_nothing() {
     clients_become(quoit, 1.0);
     comes_to_rest(quoit);
     sleeps("nobody runs when all are gone", quoit);
+}
+
+/// A store of the days before RESP3, with one value. It ends with the process.
+fn store_without_hello() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut chunk = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut chunk) {
+                    let text = String::from_utf8_lossy(&chunk[..count]).into_owned();
+                    let replies: String = text
+                        .split("\r\n")
+                        .map(|word| match word {
+                            "HELLO" => "-ERR unknown command `HELLO`\r\n",
+                            "CLIENT" => "+OK\r\n",
+                            "PING" => "+PONG\r\n",
+                            "GET" => "$1\r\nv\r\n",
+                            _ => "",
+                        })
+                        .collect();
+                    if stream.write_all(replies.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// F7: a store without RESP3 serves who needs none, whatever others ask of it.
+#[test]
+fn a_store_without_resp3() {
+    if std::env::var_os("QUOIT_TEST_SUBJECT").is_some() {
+        return;
+    }
+    let quoit = Quoit::start(&QuoitConfig::new([("node-amber", store_without_hello())]).workers(1));
+    let (mut old, mut new) = (quoit.client(), quoit.client());
+    assert!(!new.line("HELLO 3").is_error());
+    for _ in 0..20 {
+        assert_eq!(old.line("GET k").text(), "v");
+        let refused = new.line("GET k");
+        assert!(refused.text().contains("node-amber") && refused.text().contains("HELLO"), "{refused:?}");
+    }
+    comes_to_rest(&quoit);
 }
