@@ -263,15 +263,20 @@ fn without_a_real_server_the_way_out_is_shown() {
 
 /// Runs its arguments on a terminal of their own, closes that once the banner is there, and says how they ended.
 const TERMINAL: &str = r#"
-import os, pty, sys
+import os, pty, signal, sys
 child, terminal = pty.fork()
+def give_up(*_):
+    os.kill(child, signal.SIGTERM)
+signal.signal(signal.SIGALRM, give_up)
+signal.alarm(30)
 if child == 0:
     os.execv(sys.argv[1], sys.argv[1:])
 shown = b""
 while b"serving" not in shown:
     shown += os.read(terminal, 4096)
 os.close(terminal)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(ended if signal.alarm(0) else "only when it was told to")
 "#;
 
 /// A window that is closed takes the demo and its servers along, though a service takes the same signal for a reload.

@@ -123,7 +123,9 @@ fn clients_that_do_not_read() {
     let mut steady = fleet.client();
     // While the stores stand still nothing begins, and all gather on one connection.
     fleet.stores.iter().for_each(RedisServer::pause);
-    let lazy = (0..LAZY_CLIENTS).map(|_| lazy_client(&fleet, UNREAD_OF_EACH)).collect();
+    let lazy: Vec<_> = (0..LAZY_CLIENTS).map(|_| lazy_client(&fleet, UNREAD_OF_EACH)).collect();
+    let asked = f64::from(u32::try_from(lazy.len() * UNREAD_OF_EACH).expect("some hundreds"));
+    eventually("all were passed on", PATIENCE, || quoit.metric_sum("quoit_node_in_flight_requests") >= asked);
     steady.send(&encode(&["EXISTS", "big"]));
     fleet.stores.iter().for_each(RedisServer::resume);
     // One second for the first of them; one for each would be twenty.

@@ -46,9 +46,9 @@ pub struct NodeOptions {
     pub breaker: BreakerOptions,
 }
 
-/// Healthy connections that are kept beside the current one.
+/// Healthy connections that are kept beside the current one, for each node, worker and version.
 const SPARES_MAX: usize = 2;
-/// Connections that may be left to big or stalled requests at the same time, for each node and worker.
+/// Connections that may be left to big or stalled requests at the same time, for each node, worker and version.
 const DETACHED_MAX: usize = 16;
 /// From so many of them on, one client that does not read its big reply has to make way for each further one.
 const DETACHED_CROWDED: usize = 8;

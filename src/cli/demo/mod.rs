@@ -82,11 +82,13 @@ impl Demo {
         };
         let banner = Banner::new(&config, &path, &stores, &program());
         let server = Server::start(config, &path)?;
+        // Listens from here on: a terminal can close as soon as it has shown something.
+        let terminal_closed = terminal_closed()?;
         super::print(&banner.to_string())?;
         tokio::select! {
             biased; // The server's own end is the orderly one.
             result = server.run() => result?,
-            closed = terminal_closed() => closed?,
+            () = terminal_closed => {}
         }
         drop(stores);
         if self.dir.is_none() {
@@ -160,13 +162,14 @@ fn program() -> String {
 
 /// Waits until the terminal that the demo was started from is closed. The proxy takes the signal that comes then for
 /// the wish to reload, as of a service; a demo that nobody sees any more should not live on.
-async fn terminal_closed() -> io::Result<()> {
+fn terminal_closed() -> io::Result<impl Future<Output = ()>> {
     let had_terminal = io::stdin().is_terminal();
     let mut hangup = signal(SignalKind::hangup())?;
-    while hangup.recv().await.is_some() {
-        if had_terminal && !io::stdin().is_terminal() {
-            break;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            if had_terminal && !io::stdin().is_terminal() {
+                break;
+            }
         }
-    }
-    Ok(())
+    })
 }

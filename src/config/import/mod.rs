@@ -59,7 +59,7 @@ const KEYS: [&str; 18] = [
 const NOTES: [(&str, &str); 9] = [
     ("client_connections", "clients are limited for the whole process: `clients_max` in `[proxy]`"),
     ("backlog", "the accept queue has a fixed length"),
-    ("tcpkeepalive", "connections to nodes are always kept alive; for clients see `idle_timeout_ms`"),
+    ("tcpkeepalive", "connections to nodes and clients are always kept alive"),
     ("reuseport", "one acceptor hands clients to the workers"),
     ("preconnect", "when to connect to a node is not a setting"),
     ("server_connections", "a worker has one connection to a node for each protocol version"),
