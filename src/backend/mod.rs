@@ -58,8 +58,8 @@ pub trait ReplySink {
     /// Takes a piece of the reply to `tag`.
     fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow;
 
-    /// Whether a paused reply may go on; if not, `waker` is woken when it may.
-    fn ready(&self, waker: &Waker) -> bool;
+    /// Whether the paused reply to `tag` may go on; if not, `waker` is woken when it may.
+    fn ready(&self, tag: Tag, waker: &Waker) -> bool;
 
     /// The client that the request is made for: its requests for one key must not overtake each other.
     fn origin(&self) -> usize;
