@@ -207,8 +207,8 @@ fn a_hanging_store_is_not_readmitted_unasked() {
     eventually("the node is back", PATIENCE, || !client.command(&["GET", &keys[0][0]]).is_error());
 }
 
-/// F6: one request that had no reply in time costs that request; those behind it on the same connection have their own
-/// deadlines, and get their replies.
+/// F6 F9: one request that had no reply in time costs that request; those behind it on the same connection have their
+/// own deadlines, and get their own replies.
 #[test]
 fn one_timeout_is_one_failure() {
     const SERVICE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -221,10 +221,10 @@ fn one_timeout_is_one_failure() {
         return;
     }
     let (mut first, mut second) = (fleet.client(), fleet.client());
-    assert_eq!(first.line("SET k v").text(), "OK");
-    assert_eq!(second.line("GET k").text(), "v");
+    assert_eq!(first.line("SET another w").text(), "OK");
+    assert_eq!(second.line("SET k v").text(), "OK");
     fleet.stores[0].pause();
-    first.send(&encode(&["GET", "k"]));
+    first.send(&encode(&["GET", "another"]));
     // Not a wait for anything: the distance between the deadlines of the two.
     std::thread::sleep(SERVICE_TIMEOUT / 2);
     let requests: Vec<u8> = (0..1_000).flat_map(|_| encode(&["GET", "k"])).collect();
@@ -474,6 +474,37 @@ fn a_pipeline_reads_its_own_writes() {
             assert_eq!(replies[1].value.text(), value, "GET after SET");
             assert_eq!(replies[2].value.items()[0].text(), value, "MGET after SET");
         }
+    }
+}
+
+/// F17: while a big reply passes, its connection is left to those who have requests on it, and who has stays on it: a
+/// small write does not overtake the big one that the same client sent before.
+#[test]
+fn a_write_does_not_overtake_another() {
+    if !has_proxy() {
+        return;
+    }
+    let Some(relayed) = Relayed::start(|config| config.workers(1)) else { return };
+    let keys = relayed.keys(2);
+    let (big, key) = (&keys[0][0], &keys[0][1]);
+    let (reply, old) = (vec![b'x'; 4 << 20], vec![b'o'; 600_000]);
+    assert_eq!(relayed.stores[0].client().command(&[b"SET".as_slice(), big.as_bytes(), &reply]).text(), "OK");
+    let mut client = relayed.quoit.client();
+    for round in 0..3 {
+        // The big write takes a third of a second to the store.
+        relayed.relay.set(Fault::Slow(Duration::from_millis(10)));
+        client.send(&encode(&["GET", big]));
+        client.send(&encode(&[b"SET".as_slice(), key.as_bytes(), &old]));
+        let (head, _) = client.receive_until(b"\n").expect("the first line");
+        assert_eq!(head, format!("${}\r\n", reply.len()).into_bytes());
+        let new = format!("new {round}");
+        client.send(&encode(&["SET", key, &new]));
+        client.discard(reply.len() + 2).expect("the big reply");
+        assert_eq!(client.receive().value.text(), "OK", "round {round}");
+        assert_eq!(client.receive().value.text(), "OK", "round {round}");
+        relayed.relay.set(Fault::None);
+        let got = client.command(&["GET", key]).text();
+        assert_eq!(got.get(..5), new.get(..5), "round {round}: the older write came last");
     }
 }
 
