@@ -345,14 +345,14 @@ impl Connection {
 
     /// The end: whatever is in flight fails. How many were told.
     pub(super) fn finish(&self, why: &Arc<str>, node: &Node) -> usize {
-        let (entries, bytes_written, room) = {
+        let (entries, was_open, bytes_written, room) = {
             let mut inner = self.inner.borrow_mut();
             inner.closed = true;
-            inner.stream = None;
+            let was_open = inner.stream.take().is_some();
             node.context.released(std::mem::take(&mut inner.accounted_bytes));
             inner.outgoing = Vec::new();
             inner.written = 0;
-            (std::mem::take(&mut inner.in_flight), inner.bytes_written, inner.room.take())
+            (std::mem::take(&mut inner.in_flight), was_open, inner.bytes_written, inner.room.take())
         };
         self.load.set(0);
         if let Some(room) = room {
@@ -361,8 +361,12 @@ impl Connection {
         let mut told = 0;
         for entry in entries {
             if let Some(sink) = entry.sink {
-                let sent = bytes_written > 0 && entry.end <= bytes_written;
-                let cause = if sent { Cause::Broken(Arc::clone(why)) } else { Cause::Connect(Arc::clone(why)) };
+                // A store drops a request of which it got only the beginning.
+                let cause = match was_open {
+                    false => Cause::Connect(Arc::clone(why)),
+                    true if entry.end <= bytes_written => Cause::Broken(Arc::clone(why)),
+                    true => Cause::Unsent(Arc::clone(why)),
+                };
                 tell(sink, entry.tag, node, cause);
                 told += 1;
             }
