@@ -198,7 +198,11 @@ impl Node {
             self.wants_sweep();
         }
         let current = {
-            let lane = self.lane(version).borrow();
+            let mut lane = self.lane(version).borrow_mut();
+            if lane.current.as_ref().is_some_and(|current| current.role() != Role::Current) {
+                // It has become busy: who has requests on it stays on it, as with every other that is detached.
+                lane.detach_current();
+            }
             if !lane.detached.is_empty()
                 && let Some(carrier) = lane.detached.iter().find(|connection| connection.carries(sink.origin()))
             {
@@ -208,7 +212,7 @@ impl Node {
                 }
                 Some(Rc::clone(carrier))
             } else {
-                lane.current.clone().filter(|connection| connection.role() == Role::Current)
+                lane.current.clone()
             }
         };
         let connection = match current {
@@ -223,10 +227,9 @@ impl Node {
         Ok(connection)
     }
 
-    /// Puts another connection in the place of one that is missing, busy or stalled.
+    /// Puts a connection in the empty place of the current one.
     #[cold]
     fn replace(self: &Rc<Self>, version: Version) -> Result<Rc<Connection>, Cause> {
-        self.lane(version).borrow_mut().detach_current();
         self.make_room(version);
         let spare = {
             let mut lane = self.lane(version).borrow_mut();
