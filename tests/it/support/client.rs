@@ -126,7 +126,8 @@ fn parse_bulk(marker: u8, length: i64, bytes: &[u8], start: usize) -> Option<(Va
     let end = start + length;
     let body = bytes.get(start..end)?;
     let terminator = bytes.get(end..end + 2)?;
-    assert_eq!(terminator, b"\r\n", "a bulk ends in CRLF");
+    let shown = &bytes[..bytes.len().min(200)];
+    assert_eq!(terminator, b"\r\n", "a bulk ends in CRLF: {}", shown.escape_ascii());
     let value = match marker {
         b'$' => Value::Bulk(body.to_vec()),
         b'!' => Value::Error(body.to_vec()),
