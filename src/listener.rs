@@ -4,11 +4,11 @@
 //! connections unevenly, which is what stores' clients have.
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::ListenerCells;
@@ -26,7 +26,7 @@ pub trait Intake {
     fn has_room(&self) -> bool;
 
     /// Takes a client.
-    fn take(&self, client: std::net::TcpStream) -> impl Future<Output = ()>;
+    fn take(&self, client: TcpStream) -> impl Future<Output = ()>;
 }
 
 /// Opens a listening socket.
@@ -55,7 +55,11 @@ pub async fn accept(listener: TcpListener, intake: impl Intake, cells: Arc<Liste
             biased; // A flood of clients must not keep the drain from being seen.
             () = drain.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => welcome(client, &intake, &cells).await,
+                Ok((client, _)) => {
+                    if let Ok(client) = client.into_std() {
+                        welcome(client, &intake, &cells).await;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -63,23 +67,20 @@ pub async fn accept(listener: TcpListener, intake: impl Intake, cells: Arc<Liste
             }
         }
     }
-    // Whoever is connected has been accepted, as far as it can tell.
-    while let Ok(Ok((client, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+    // Whoever is connected has been accepted, as far as it can tell. The kernel is asked itself: tokio would say what it
+    // knew when it last looked.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((client, _)) = listener.accept() {
         welcome(client, &intake, &cells).await;
     }
 }
 
-/// Prepares a client's socket. A client that vanished without a word is found out after some ten minutes (Redis's
-/// `tcp-keepalive` asks as often).
-fn prepare(client: TcpStream) -> io::Result<std::net::TcpStream> {
-    client.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
-    socket2::SockRef::from(&client).set_tcp_keepalive(&keepalive)?;
-    client.into_std()
-}
-
-async fn welcome(client: TcpStream, intake: &impl Intake, cells: &ListenerCells) {
-    let Ok(mut client) = prepare(client) else { return };
+async fn welcome(mut client: TcpStream, intake: &impl Intake, cells: &ListenerCells) {
+    if let Err(error) = prepare(&client) {
+        // It has gone already.
+        tracing::debug!(%error, "cannot prepare a client's socket");
+        return;
+    }
     if intake.has_room() {
         intake.take(client).await;
         return;
@@ -89,4 +90,13 @@ async fn welcome(client: TcpStream, intake: &impl Intake, cells: &ListenerCells)
     crate::command::reply::too_many_clients(&mut refusal);
     // A client that does not take one line will see the end of the connection.
     drop(client.write_all(&refusal));
+}
+
+/// Prepares a client's socket. A client that vanished without a word is found out after some ten minutes (Redis's
+/// `tcp-keepalive` asks as often).
+fn prepare(client: &TcpStream) -> io::Result<()> {
+    client.set_nonblocking(true)?;
+    client.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+    socket2::SockRef::from(client).set_tcp_keepalive(&keepalive)
 }

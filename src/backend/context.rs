@@ -105,6 +105,11 @@ impl Context {
         self.buffered_bytes.get() > self.limits.buffer_bytes_max
     }
 
+    /// How many bytes have to leave for a quarter of what the buffers may hold to be free.
+    pub fn excess_bytes(&self) -> usize {
+        self.buffered_bytes.get().saturating_sub(self.limits.buffer_bytes_max / 4 * 3)
+    }
+
     /// Waits for this worker's turn to open a connection.
     pub async fn connect_turn(&self) {
         let gap = Duration::from_secs(1) / self.limits.connects_per_second_max.max(1);

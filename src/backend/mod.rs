@@ -58,8 +58,8 @@ pub trait ReplySink {
     /// Takes a piece of the reply to `tag`.
     fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow;
 
-    /// Whether a paused reply may go on; if not, `waker` is woken when it may.
-    fn ready(&self, waker: &Waker) -> bool;
+    /// Whether the paused reply to `tag` may go on; if not, `waker` is woken when it may.
+    fn ready(&self, tag: Tag, waker: &Waker) -> bool;
 
     /// The client that the request is made for: its requests for one key must not overtake each other.
     fn origin(&self) -> usize;
@@ -94,18 +94,10 @@ pub enum Cause {
     Behind,
     /// Sent, and no reply within `service_timeout_ms`: may have been executed.
     ServiceTimeout(Duration),
+    /// The connection broke before it was sent in full: not executed.
+    Unsent(Arc<str>),
     /// The connection broke after it was sent: may have been executed.
     Broken(Arc<str>),
-}
-
-impl Cause {
-    /// Whether the store may have executed the request.
-    pub fn may_be_applied(&self) -> bool {
-        match self {
-            Self::ServiceTimeout(_) | Self::Broken(_) => true,
-            Self::Connect(_) | Self::BreakerOpen(_) | Self::QueueTimeout(_) | Self::Overloaded | Self::Behind => false,
-        }
-    }
 }
 
 impl fmt::Display for Cause {
@@ -123,6 +115,7 @@ impl fmt::Display for Cause {
                     span.as_millis()
                 )
             }
+            Self::Unsent(why) => write!(f, "connection lost: {why}, the command was not applied"),
             Self::Broken(why) => write!(f, "connection lost: {why}, the command may or may not have been applied"),
         }
     }

@@ -81,8 +81,9 @@ pub(super) struct ProxyTable {
     pub(super) clients_max: usize,
     /// How many bytes the buffers of clients and store connections may hold together; each worker has an equal part.
     /// Beyond it a worker reads no more requests until some of its replies have been read, so that slow clients do not
-    /// run the machine out of memory. Requests that are here are served. The parts of split replies are bounded by
-    /// `multi_key_reply_bytes_max` instead. Less stops reading sooner. A change needs a restart.
+    /// run the machine out of memory; when that lasts for a second, the clients that hold most are disconnected.
+    /// Requests that are here are served. The parts of split replies are bounded by `multi_key_reply_bytes_max` instead,
+    /// of which a worker holds four times as much in all. Less stops reading sooner. A change needs a restart.
     #[schemars(range(min = 16_777_216u64, max = 1_099_511_627_776u64))]
     pub(super) memory_bytes_max: u64,
     /// How long a shutdown waits for accepted requests to be answered before it closes their connections. Set it

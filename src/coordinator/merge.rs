@@ -4,7 +4,8 @@
 //! - The sink hears exactly one whole reply, when the last fragment is settled.
 //! - A fragment that fails fails its own keys: an element of `MGET`'s array is then that error. Where there is one reply
 //!   for all keys (`MSET`, `DEL`, …) the first error is it, since saying OK would be a lie.
-//! - What is held is bounded; beyond the bound the reply is an error that says so (FAILURES F21).
+//! - What is held is bounded, for one request and for all together; beyond the bound the reply is an error that says so
+//!   (FAILURES F21).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,10 +20,16 @@ use crate::protocol::resp::{ReplyScan, Step, write_header};
 /// Merges that are kept for reuse, and the largest buffer that is kept with one.
 const POOLED_MAX: usize = 128;
 const POOLED_BYTES_MAX: usize = 4096;
+/// All merges of a worker together hold as much as so many of the longest replies that one may have.
+const LONGEST_MAX: usize = 4;
 
 /// Merges that are done, for the next split request: none is allocated in the steady state.
 #[derive(Default)]
-pub(super) struct Pool(RefCell<Vec<Rc<Merge>>>);
+pub(super) struct Pool {
+    done: RefCell<Vec<Rc<Merge>>>,
+    /// Bytes of replies that wait for the other parts of theirs.
+    held_bytes: Cell<usize>,
+}
 
 impl Pool {
     pub(super) fn take(
@@ -33,7 +40,7 @@ impl Pool {
         slot: u32,
         bytes_max: usize,
     ) -> Rc<Merge> {
-        let mut merge = self.0.borrow_mut().pop().unwrap_or_default();
+        let mut merge = self.done.borrow_mut().pop().unwrap_or_default();
         if Rc::get_mut(&mut merge).is_none() {
             merge = Rc::default(); // Its last caller still holds it.
         }
@@ -45,6 +52,8 @@ impl Pool {
 #[derive(Default)]
 struct Part {
     reply: Vec<u8>,
+    /// It was too long to be held.
+    dropped: bool,
     settled: bool,
 }
 
@@ -61,6 +70,8 @@ struct State {
     left: usize,
     bytes: usize,
     bytes_max: usize,
+    /// What the pool is charged with for it.
+    held_bytes: usize,
     /// The merged reply; kept so that the next one needs no memory of its own.
     merged: Vec<u8>,
 }
@@ -101,9 +112,11 @@ impl Merge {
         }
         for part in &mut state.parts {
             part.reply.clear();
+            part.dropped = false;
             part.settled = false;
         }
         state.bytes = 0;
+        state.held_bytes = 0;
         state.bytes_max = bytes_max;
         self.sending.set(true);
     }
@@ -123,17 +136,18 @@ impl Merge {
         if self.sending.get() || self.state.borrow().left > 0 {
             return;
         }
-        let (sink, slot, mut merged, pool) = {
+        let (sink, slot, mut merged, pool, held_bytes) = {
             let mut state = self.state.borrow_mut();
             let mut merged = std::mem::take(&mut state.merged);
             state.write(&mut merged);
-            (state.sink.take(), state.slot, merged, state.pool.take())
+            (state.sink.take(), state.slot, merged, state.pool.take(), state.held_bytes)
         };
         if let Some(sink) = sink {
             let _: Flow = sink.reply(Tag { slot, part: 0 }, Piece::Whole(&merged));
         }
         if let Some(pool) = pool {
-            let mut kept = pool.0.borrow_mut();
+            pool.held_bytes.set(pool.held_bytes.get().saturating_sub(held_bytes));
+            let mut kept = pool.done.borrow_mut();
             if kept.len() < POOLED_MAX {
                 let mut state = self.state.borrow_mut();
                 state.parts.retain(|part| part.reply.capacity() <= POOLED_BYTES_MAX);
@@ -160,17 +174,28 @@ impl State {
 
     fn extend(&mut self, part: usize, bytes: &[u8], last: bool) {
         self.bytes += bytes.len();
-        let fits = self.bytes <= self.bytes_max;
+        let too_long = self.bytes > self.bytes_max;
         let bytes_max = self.bytes_max;
-        let Some(part) = self.parts.get_mut(part).filter(|part| !part.settled) else { return };
-        if fits {
+        let (Some(part), Some(pool)) = (self.parts.get_mut(part).filter(|part| !part.settled), &self.pool) else {
+            return;
+        };
+        let held_bytes = pool.held_bytes.get();
+        let too_many = held_bytes.saturating_add(bytes.len()) > bytes_max.saturating_mul(LONGEST_MAX);
+        if !part.dropped && !too_long && !too_many {
             part.reply.extend_from_slice(bytes);
-        } else {
-            part.reply.clear();
+            pool.held_bytes.set(held_bytes + bytes.len());
+            self.held_bytes += bytes.len();
+        } else if !part.dropped {
+            part.dropped = true;
+            pool.held_bytes.set(held_bytes.saturating_sub(part.reply.len()));
+            self.held_bytes = self.held_bytes.saturating_sub(part.reply.len());
+            part.reply = Vec::new();
         }
         if last {
-            if !fits {
+            if part.dropped && too_long {
                 reply::too_large(&mut part.reply, "bytes in the replies to one command", bytes_max);
+            } else if part.dropped {
+                reply::error(&mut part.reply, "ERR overloaded: too many replies wait to be merged");
             }
             part.settled = true;
             self.left -= 1;
@@ -251,7 +276,7 @@ impl ReplySink for Merge {
         Flow::Continue
     }
 
-    fn ready(&self, _waker: &Waker) -> bool {
+    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
         true
     }
 

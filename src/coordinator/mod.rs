@@ -269,18 +269,12 @@ fn refuse(node: &Node, cause: Cause, out: &mut Vec<u8>) -> Outcome {
 
 /// Appends the error that a client sees for a failure; its outcome.
 pub fn write_failure(failure: &Failure, out: &mut Vec<u8>) -> Outcome {
+    reply::node_failed(out, &failure.node, &failure.cause);
     match &failure.cause {
-        Cause::Connect(_) | Cause::BreakerOpen(_) | Cause::Behind | Cause::Broken(_) => {
-            reply::node_failed(out, &failure.node, &failure.cause);
+        Cause::Connect(_) | Cause::BreakerOpen(_) | Cause::Behind | Cause::Unsent(_) | Cause::Broken(_) => {
             Outcome::Unavailable
         }
-        Cause::QueueTimeout(_) | Cause::ServiceTimeout(_) => {
-            reply::node_failed(out, &failure.node, &failure.cause);
-            Outcome::TimedOut
-        }
-        Cause::Overloaded => {
-            reply::node_failed(out, &failure.node, &failure.cause);
-            Outcome::Overloaded
-        }
+        Cause::QueueTimeout(_) | Cause::ServiceTimeout(_) => Outcome::TimedOut,
+        Cause::Overloaded => Outcome::Overloaded,
     }
 }

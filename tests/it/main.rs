@@ -5,11 +5,15 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so, a random one prints its seed")]
 
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod edges;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub(super) struct Inner {
     pub(super) written: usize,
     pub(super) bytes_queued: u64,
     bytes_written: u64,
+    /// How much of that the metrics know of.
+    bytes_counted: u64,
     /// The socket did not take everything.
     blocked: bool,
     pub(super) in_flight: VecDeque<Entry>,
@@ -75,12 +77,17 @@ pub(super) struct Inner {
     /// The reply at the front is being passed on in pieces.
     passing: bool,
     paused: Option<Moment>,
+    /// When replies began to wait for clients that do not read while others wait behind them. A client that reads slowly
+    /// pauses its reply again and again, and many that do not read may follow each other.
+    slow_since: Option<Moment>,
     waker: Option<Waker>,
     woken: bool,
     /// Who waits for room in `outgoing`.
     pub(super) room: Option<Waker>,
     /// A client is still sending the request of its lease.
     pub(super) leased: bool,
+    /// How much was written when that last changed, and when it was seen to change; kept while a lease is being received.
+    progress: (u64, Moment),
     accounted_bytes: usize,
 }
 
@@ -118,16 +125,19 @@ impl Connection {
                 written: 0,
                 bytes_queued: 0,
                 bytes_written: 0,
+                bytes_counted: 0,
                 blocked: false,
                 in_flight: VecDeque::new(),
                 rest: Vec::new(),
                 scan: ReplyScan::default(),
                 passing: false,
                 paused: None,
+                slow_since: None,
                 waker: None,
                 woken: false,
                 room: None,
                 leased: false,
+                progress: (0, Moment::default()),
                 accounted_bytes: 0,
             }),
         })
@@ -205,7 +215,24 @@ impl Connection {
 
     /// Hands the open stream over.
     pub(super) fn opened(&self, stream: Stream) {
-        self.inner.borrow_mut().stream = Some(stream);
+        let mut inner = self.inner.borrow_mut();
+        inner.stream = Some(stream);
+        // What waited for the connection is sent late: its service time begins then (FAILURES F5).
+        inner.blocked = true;
+    }
+
+    /// Since when the reply at the front waits for its client.
+    pub(super) fn paused_since(&self) -> Option<Moment> {
+        self.inner.borrow().paused
+    }
+
+    /// Has the client of the reply at the front take it, or give it up.
+    pub(super) fn clear_the_way(&self) {
+        let front = self.inner.borrow().in_flight.front().and_then(|entry| entry.sink.clone());
+        if let Some(sink) = front {
+            sink.make_way();
+        }
+        self.inner.borrow().wake_task();
     }
 
     /// Moves bytes both ways until the connection ends; why it ended.
@@ -236,7 +263,7 @@ impl Connection {
         for _ in 0..READS_PER_WAKE {
             if inner.paused.is_some() {
                 let ready = match inner.in_flight.front() {
-                    Some(Entry { sink: Some(sink), .. }) => sink.ready(context.waker()),
+                    Some(Entry { sink: Some(sink), tag, .. }) => sink.ready(*tag, context.waker()),
                     _ => true,
                 };
                 if !ready {
@@ -245,8 +272,8 @@ impl Connection {
                 inner.paused = None;
             }
             let kept = inner.rest.len();
-            let Some((head, tail)) = scratch.split_at_mut_checked(kept) else {
-                return Poll::Ready("a reply too long to frame".into());
+            let Some((head, tail)) = scratch.split_at_mut_checked(kept).filter(|(_, tail)| !tail.is_empty()) else {
+                return Poll::Ready("a reply line too long to hold".into());
             };
             let Some(stream) = inner.stream.as_mut() else { return Poll::Ready("not open".into()) };
             match stream.poll_read(context, tail) {
@@ -277,28 +304,27 @@ impl Connection {
     pub(super) fn sweep(&self, now: Moment, node: &Node) -> Swept {
         let mut swept = Swept::default();
         let mut failed: Vec<(Rc<dyn ReplySink>, Tag, Cause)> = Vec::new();
-        let mut obstructor = None;
+        let obstructs;
         {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             swept.idle = inner.in_flight.is_empty() && !inner.leased;
             if let Some(since) = inner.paused {
                 swept.obstructed = now.since(since) > PAUSE_MAX;
-                if now.since(since) > OBSTRUCTION_MAX {
-                    obstructor = inner.obstructor();
-                }
             } else {
                 inner.expire_sent(now, node.options.service_timeout, &mut failed);
+                inner.expire_leased(now, node.options.service_timeout, &mut failed);
                 swept.timed_out = u32::try_from(failed.len()).unwrap_or(u32::MAX);
             }
+            let is_slow = inner.slow_since.is_some_and(|since| now.since(since) > OBSTRUCTION_MAX);
+            obstructs = is_slow && inner.is_obstructed();
             let sent_late = failed.len();
             inner.expire_unsent(now, node.options.queue_timeout, &mut failed);
             swept.not_sent = u32::try_from(failed.len() - sent_late).unwrap_or(u32::MAX);
             self.load.set(inner.in_flight.len());
         }
-        if let Some(sink) = obstructor {
-            sink.make_way();
-            self.inner.borrow().wake_task();
+        if obstructs {
+            self.clear_the_way();
         }
         for (sink, tag, cause) in failed {
             tell(sink, tag, node, cause);
@@ -319,13 +345,14 @@ impl Connection {
 
     /// The end: whatever is in flight fails. How many were told.
     pub(super) fn finish(&self, why: &Arc<str>, node: &Node) -> usize {
-        let (entries, bytes_written, room) = {
+        let (entries, was_open, bytes_written, room) = {
             let mut inner = self.inner.borrow_mut();
             inner.closed = true;
-            inner.stream = None;
+            let was_open = inner.stream.take().is_some();
             node.context.released(std::mem::take(&mut inner.accounted_bytes));
             inner.outgoing = Vec::new();
-            (std::mem::take(&mut inner.in_flight), inner.bytes_written, inner.room.take())
+            inner.written = 0;
+            (std::mem::take(&mut inner.in_flight), was_open, inner.bytes_written, inner.room.take())
         };
         self.load.set(0);
         if let Some(room) = room {
@@ -334,8 +361,12 @@ impl Connection {
         let mut told = 0;
         for entry in entries {
             if let Some(sink) = entry.sink {
-                let sent = bytes_written > 0 && entry.end <= bytes_written;
-                let cause = if sent { Cause::Broken(Arc::clone(why)) } else { Cause::Connect(Arc::clone(why)) };
+                // A store drops a request of which it got only the beginning.
+                let cause = match was_open {
+                    false => Cause::Connect(Arc::clone(why)),
+                    true if entry.end <= bytes_written => Cause::Broken(Arc::clone(why)),
+                    true => Cause::Unsent(Arc::clone(why)),
+                };
                 tell(sink, entry.tag, node, cause);
                 told += 1;
             }
@@ -379,6 +410,7 @@ impl Inner {
 
     fn flush(&mut self, context: &mut TaskContext<'_>, node: &Node) -> io::Result<()> {
         if self.written == self.outgoing.len() {
+            self.count_sent(node);
             return Ok(());
         }
         let Some(stream) = self.stream.as_ref() else { return Ok(()) };
@@ -396,13 +428,14 @@ impl Inner {
                     Poll::Ready(ready) => ready?,
                     Poll::Pending => {
                         blocked = true;
+                        node.cells.stalled.increment();
                         break;
                     }
                 },
                 Err(error) => return Err(error),
             }
         }
-        node.cells.sent_bytes.add(self.bytes_written - before);
+        self.count_sent(node);
         if self.blocked {
             // What waited is only now with the store: its service time begins.
             let now = node.context.clock.now();
@@ -430,6 +463,15 @@ impl Inner {
         }
         self.account(node);
         Ok(())
+    }
+
+    /// Tells the metrics what was written, directly or from the buffer.
+    #[inline]
+    fn count_sent(&mut self, node: &Node) {
+        if self.bytes_written != self.bytes_counted {
+            node.cells.sent_bytes.add(self.bytes_written - self.bytes_counted);
+            self.bytes_counted = self.bytes_written;
+        }
     }
 
     fn account(&mut self, node: &Node) {
@@ -466,7 +508,14 @@ impl Inner {
                     replies += 1;
                     errors += u64::from(self.scan.kind() == b'-');
                     node.cells.service_duration.observe(now.since(entry.at));
-                    let piece = if std::mem::take(&mut self.passing) { Piece::End(reply) } else { Piece::Whole(reply) };
+                    let piece = if std::mem::take(&mut self.passing) {
+                        if self.slow_since.is_some() && !self.is_obstructed() {
+                            self.slow_since = None;
+                        }
+                        Piece::End(reply)
+                    } else {
+                        Piece::Whole(reply)
+                    };
                     if let Some(sink) = entry.sink {
                         let _: Flow = sink.reply(entry.tag, piece);
                     }
@@ -498,6 +547,9 @@ impl Inner {
 
     fn pass_on(&mut self, bytes: &[u8], now: Moment, node: &Node) -> Result<(), Arc<str>> {
         let Some(entry) = self.in_flight.front_mut() else { return Err("a reply that nothing asked for".into()) };
+        if !self.passing && self.scan.kind() == b'>' {
+            return Err("a long push that nothing asked for".into());
+        }
         entry.at = now;
         let piece = if self.passing { Piece::More(bytes) } else { Piece::Begin(bytes) };
         let bytes_known = self.scan.bytes_pending().saturating_add(bytes.len() as u64);
@@ -510,6 +562,7 @@ impl Inner {
             && Rc::clone(sink).reply(entry.tag, piece) == Flow::Pause
         {
             self.paused = Some(now);
+            self.slow_since = self.slow_since.or(Some(now));
         }
         Ok(())
     }
@@ -526,13 +579,26 @@ impl Inner {
         }
     }
 
-    /// The client whose unread reply is at the front, if others wait behind it.
-    fn obstructor(&self) -> Option<Rc<dyn ReplySink>> {
-        let front = self.in_flight.front()?;
-        let sink = front.sink.as_ref()?;
-        let origin = sink.origin();
-        let others = self.in_flight.iter().any(|entry| entry.sink.as_ref().is_some_and(|sink| sink.origin() != origin));
-        others.then(|| Rc::clone(sink))
+    /// Whether others wait behind the client of the reply at the front.
+    fn is_obstructed(&self) -> bool {
+        let mut origins = self.in_flight.iter().filter_map(|entry| Some(entry.sink.as_ref()?.origin()));
+        let front = origins.next();
+        origins.any(|origin| Some(origin) != front)
+    }
+
+    /// Gives up a request that is still being received from its client when the store takes no more of it.
+    fn expire_leased(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
+        if !self.leased || self.stream.is_none() {
+            return;
+        }
+        if self.written == self.outgoing.len() || self.progress.0 != self.bytes_written {
+            self.progress = (self.bytes_written, now);
+        } else if now.since(self.progress.1) >= timeout
+            && let Some(entry) = self.in_flight.back_mut()
+            && let Some(sink) = entry.sink.take()
+        {
+            failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
+        }
     }
 
     /// Takes back what waited too long to be sent. With one request half sent, nothing can follow it, so all that wait

@@ -35,6 +35,8 @@ pub(super) enum Refusal {
     Down(Arc<str>),
     /// Somebody accepted and then closed the connection.
     HungUp(Arc<str>),
+    /// It is up and does not speak this version of the protocol.
+    Unsupported(Arc<str>),
 }
 
 /// Connects and shakes hands within `timeout`. `last_good` is asked when the name cannot be resolved.
@@ -121,7 +123,10 @@ async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: 
         // A name is a courtesy; a store that takes none is a store all the same.
         if reply.first() == Some(&b'-') && *name != "CLIENT SETNAME" {
             let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
-            return Err(Refusal::Down(format!("{name} answered: {text}").into()));
+            let why = format!("{name} answered: {text}").into();
+            // `HELLO` is since Redis 6.0. That a store has none is no reason to keep clients that need none from it.
+            let is_unsupported = *name == "HELLO" && (text.starts_with("ERR unknown") || text.starts_with("NOPROTO"));
+            return Err(if is_unsupported { Refusal::Unsupported(why) } else { Refusal::Down(why) });
         }
     }
     Ok(())

@@ -70,8 +70,12 @@ impl Lease {
         inner.wake();
     }
 
-    /// The client went away in the middle: the store must not see the beginning of another request after this one.
+    /// The client went away in the middle: the store must not see the beginning of another request after this one. Nobody
+    /// waits for a reply, and what a client does is no failure of the node.
     pub fn abandon(self) {
+        for entry in &mut self.connection.inner.borrow_mut().in_flight {
+            entry.sink = None;
+        }
         self.connection.end(&Arc::from("its client went away in the middle of a request"));
     }
 }

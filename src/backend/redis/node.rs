@@ -50,6 +50,8 @@ pub struct NodeOptions {
 const SPARES_MAX: usize = 2;
 /// Connections that may be left to big or stalled requests at the same time, for each node, worker and version.
 const DETACHED_MAX: usize = 16;
+/// From so many of them on, one client that does not read its big reply has to make way for each further one.
+const DETACHED_CROWDED: usize = 8;
 
 /// How often a name is resolved again. The system's resolver tells no TTL; 30 s is what most clients use for it.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -196,21 +198,26 @@ impl Node {
             self.wants_sweep();
         }
         let current = {
-            let lane = self.lane(version).borrow();
+            let mut lane = self.lane(version).borrow_mut();
+            if lane.current.as_ref().is_some_and(|current| current.role() != Role::Current) {
+                // It has become busy: who has requests on it stays on it, as with every other that is detached.
+                lane.detach_current();
+            }
             if !lane.detached.is_empty()
                 && let Some(carrier) = lane.detached.iter().find(|connection| connection.carries(sink.origin()))
             {
                 // One client's requests for one key travel on one connection, in order (FAILURES F17).
-                return match carrier.role() {
-                    Role::Stalled => Err(Cause::Behind),
-                    Role::Current | Role::Busy | Role::Leased | Role::Leaving | Role::Spare => Ok(Rc::clone(carrier)),
-                };
+                if carrier.role() == Role::Stalled {
+                    return Err(Cause::Behind);
+                }
+                Some(Rc::clone(carrier))
+            } else {
+                lane.current.clone()
             }
-            lane.current.clone()
         };
         let connection = match current {
-            Some(connection) if connection.role() == Role::Current => connection,
-            _ => self.replace(version)?,
+            Some(connection) => connection,
+            None => self.replace(version)?,
         };
         if connection.in_flight() >= in_flight_max
             || connection.queued_bytes().saturating_add(bytes) > self.options.queue_bytes_max.max(bytes)
@@ -220,12 +227,12 @@ impl Node {
         Ok(connection)
     }
 
-    /// Puts another connection in the place of one that is missing, busy or stalled.
+    /// Puts a connection in the empty place of the current one.
     #[cold]
     fn replace(self: &Rc<Self>, version: Version) -> Result<Rc<Connection>, Cause> {
+        self.make_room(version);
         let spare = {
             let mut lane = self.lane(version).borrow_mut();
-            lane.detach_current();
             if lane.detached.len() > DETACHED_MAX {
                 return Err(Cause::Overloaded);
             }
@@ -268,6 +275,10 @@ impl Node {
                     self.refused(&why);
                     return Err(why);
                 }
+                Err(Refusal::Unsupported(why)) => {
+                    self.cells.failures(FailureKind::Connect).add(1);
+                    return Err(why);
+                }
                 Err(Refusal::HungUp(why)) => {
                     self.cells.failures(FailureKind::Connect).add(1);
                     self.count_failure(&why);
@@ -293,7 +304,10 @@ impl Node {
             &mut last_good,
         )
         .await;
-        self.last_good.set(last_good);
+        // Another attempt may have borrowed it meanwhile, and come back without one.
+        if !last_good.is_empty() {
+            self.last_good.set(last_good);
+        }
         let result = if opened.is_ok() { ConnectResult::Ok } else { ConnectResult::Failed };
         self.cells.connects(result).increment();
         opened
@@ -303,6 +317,7 @@ impl Node {
     async fn serve(self: &Rc<Self>, connection: &Rc<Connection>, stream: Stream) {
         connection.opened(stream);
         self.cells.connections.add(1);
+        let since = self.context.clock.tick();
         let why = connection.run(self).await;
         self.cells.connections.add(-1);
         let was_current = connection.role() == Role::Current;
@@ -313,8 +328,14 @@ impl Node {
             tracing::warn!(node = %self.options.label, why = %why, requests = failed, "connection lost");
             self.count_failure(&why);
         }
-        // A store that restarted is found again before the next request needs it, or found to be down.
-        if was_current && !self.left.is_cancelled() && !self.breaker.borrow().is_open() {
+        // A store that restarted is found again before the next request needs it, or found to be down. One that closes
+        // what it has just accepted is not asked again and again while nobody needs it.
+        let lived = self.context.clock.tick().since(since);
+        if was_current
+            && (failed > 0 || lived >= self.options.connect_timeout)
+            && !self.left.is_cancelled()
+            && !self.breaker.borrow().is_open()
+        {
             drop(self.connect(connection.version, Role::Current));
         }
     }
@@ -379,9 +400,11 @@ impl Node {
             self.context.connect_turn().await;
             self.cells.probes.add(1);
             match self.open(Version::Resp2).await {
-                Err(Refusal::Down(why) | Refusal::HungUp(why)) => {
+                Err(Refusal::Down(why) | Refusal::HungUp(why) | Refusal::Unsupported(why)) => {
                     let _: bool = self.breaker.borrow_mut().trip(&why);
                 }
+                // Nobody would ever close it.
+                Ok(_) if self.left.is_cancelled() => return,
                 Ok(stream) => {
                     self.breaker.borrow_mut().readmit(self.context.clock.tick());
                     self.cells.breaker_open.set(0);
@@ -445,6 +468,7 @@ impl Node {
                 self.count_swept(&connection, &swept);
                 self.settle(&connection);
             }
+            self.make_room(version);
         }
         if self.left.is_cancelled() {
             for lane in &self.lanes {
@@ -458,6 +482,22 @@ impl Node {
         idle
     }
 
+    /// Big replies that wait for their clients each hold a connection. Before none is left for others, the client that
+    /// has not read for longest has to make way.
+    fn make_room(&self, version: Version) {
+        let longest = {
+            let lane = self.lane(version).borrow();
+            if lane.detached.len() < DETACHED_CROWDED {
+                return;
+            }
+            let paused = lane.detached.iter().filter_map(|connection| Some((connection.paused_since()?, connection)));
+            paused.min_by_key(|(since, _)| *since).map(|(_, connection)| Rc::clone(connection))
+        };
+        if let Some(connection) = longest {
+            connection.clear_the_way();
+        }
+    }
+
     fn count_swept(self: &Rc<Self>, connection: &Rc<Connection>, swept: &super::connection::Swept) {
         if swept.obstructed && connection.role() == Role::Current {
             connection.set_role(Role::Busy);
@@ -466,8 +506,9 @@ impl Node {
             connection.set_role(Role::Stalled);
             self.cells.failures(FailureKind::Service).add(u64::from(swept.timed_out));
             self.cells.failures(FailureKind::Queue).add(u64::from(swept.not_sent));
+            // Waiting to be sent says nothing about the store (FAILURES F5).
             let why: Arc<str> = "requests time out".into();
-            for _ in 0..swept.timed_out.saturating_add(swept.not_sent).min(1_000) {
+            for _ in 0..swept.timed_out.min(1_000) {
                 self.count_failure(&why);
             }
         }
@@ -482,15 +523,14 @@ impl Node {
             Role::Leaving => done,
             Role::Busy | Role::Leased | Role::Spare if done => {
                 let mut lane = self.lane(connection.version).borrow_mut();
-                let keep = lane.spares.len() < SPARES_MAX && !self.left.is_cancelled();
-                if keep {
+                let is_current = lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection));
+                let keep = (is_current || lane.spares.len() < SPARES_MAX) && !self.left.is_cancelled();
+                if keep && is_current {
+                    connection.set_role(Role::Current);
+                } else if keep {
                     lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
-                    if lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection)) {
-                        connection.set_role(Role::Current);
-                    } else {
-                        connection.set_role(Role::Spare);
-                        lane.spares.push(Rc::clone(connection));
-                    }
+                    connection.set_role(Role::Spare);
+                    lane.spares.push(Rc::clone(connection));
                 }
                 !keep
             }

@@ -66,7 +66,10 @@ impl Session {
     pub(super) fn set_replies(&self, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
         let mut inner = self.inner.borrow_mut();
         if args.is_word(2, "ON") {
-            inner.replies = Replies::On;
+            // After `SKIP`, this is the request that is skipped.
+            if inner.replies == Replies::Off {
+                inner.replies = Replies::On;
+            }
             reply::ok(out);
             return true;
         }

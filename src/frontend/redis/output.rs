@@ -102,10 +102,16 @@ impl Output {
         number == self.first && !self.slots.is_empty()
     }
 
+    /// Whether bytes of a reply to this slot may go to the socket past the buffer.
+    #[inline]
+    pub(super) fn may_write_through(&self, number: u32) -> bool {
+        self.is_next(number) && self.pending_bytes() == 0 && self.slots.front().is_some_and(|slot| !slot.silent)
+    }
+
     /// Whether part of the reply to the slot has already been sent.
     pub(super) fn has_begun(&self, number: u32) -> bool {
         let index = number.wrapping_sub(self.first) as usize;
-        matches!(self.slots.get(index), Some(Slot { reply: Reply::Begun, .. }))
+        matches!(self.slots.get(index), Some(Slot { reply: Reply::Begun, silent: false, .. }))
     }
 
     /// Forgets pieces of a reply that were held: another reply takes its place.

@@ -164,8 +164,7 @@ impl Session {
             inner.output.bytes = self.worker.context.take_buffer();
         }
         if bytes.len() >= DIRECT_BYTES
-            && inner.output.is_next(slot)
-            && inner.output.pending_bytes() == 0
+            && inner.output.may_write_through(slot)
             && let Some(stream) = &inner.stream
         {
             // An error shows again when the task writes.
@@ -222,7 +221,7 @@ impl ReplySink for Session {
             }
             Piece::Begin(bytes) | Piece::More(bytes) => {
                 self.settle(inner, tag.slot, bytes, Last::No, Outcome::Ok);
-                if inner.output.bytes_held() >= HELD_BYTES && !inner.spilling { Flow::Pause } else { Flow::Continue }
+                if inner.has_room_for(tag.slot) { Flow::Continue } else { Flow::Pause }
             }
             Piece::Failed(failure) if inner.output.has_begun(tag.slot) => {
                 // Part of the reply is with the client: only a closed connection can tell it.
@@ -242,12 +241,14 @@ impl ReplySink for Session {
         flow
     }
 
-    fn ready(&self, waker: &Waker) -> bool {
+    fn ready(&self, tag: Tag, waker: &Waker) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if inner.broken || inner.spilling || inner.output.bytes_held() < HELD_BYTES {
+        if inner.broken || inner.has_room_for(tag.slot) {
             return true;
         }
-        inner.obstructed = Some(waker.clone());
+        if !inner.obstructed.iter().any(|other| other.will_wake(waker)) {
+            inner.obstructed.push(waker.clone());
+        }
         false
     }
 

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
 
 use super::client::ClientFacts;
 use super::intake::{Intake, Obstacle};
@@ -36,6 +37,8 @@ const ROUNDS_PER_WAKE: usize = 4;
 /// A reply that is passed on in pieces waits at its store while this much is held for its client; and a client for which
 /// this much is held is not read further.
 pub(super) const HELD_BYTES: usize = 1024 * 1024;
+/// How long a drain waits for the next byte of a request that is not all here.
+const UNFINISHED_MAX: Duration = Duration::from_secs(1);
 /// Which replies the client wants (`CLIENT REPLY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -55,8 +58,8 @@ pub(super) struct Inner {
     pub(super) scan: Option<Box<RequestScan>>,
     pub(super) intake: Intake,
     pub(super) waker: Option<Waker>,
-    /// A connection to a store that waits until the client has read what is held for it.
-    pub(super) obstructed: Option<Waker>,
+    /// Connections to stores that wait until the client has read what is held for it.
+    pub(super) obstructed: Vec<Waker>,
     pub(super) facts: Option<Box<ClientFacts>>,
     accounted_bytes: usize,
     pub(super) obstacle: Obstacle,
@@ -115,7 +118,7 @@ impl Session {
                 scan: None,
                 intake: Intake::Requests,
                 waker: None,
-                obstructed: None,
+                obstructed: Vec::new(),
                 facts: None,
                 accounted_bytes: 0,
                 obstacle: Obstacle::None,
@@ -147,7 +150,7 @@ impl Session {
         inner.broken = true;
         inner.stream = None;
         self.worker.context.released(std::mem::take(&mut inner.accounted_bytes));
-        let obstructed = inner.obstructed.take();
+        let obstructed = std::mem::take(&mut inner.obstructed);
         inner.output = Output::default();
         inner.input = Vec::new();
         let intake = std::mem::replace(&mut inner.intake, Intake::Requests);
@@ -157,9 +160,7 @@ impl Session {
         {
             lease.abandon();
         }
-        if let Some(waker) = obstructed {
-            waker.wake();
-        }
+        obstructed.into_iter().for_each(Waker::wake);
         self.cells.clients_open.add(-1);
     }
 
@@ -175,10 +176,30 @@ impl Session {
             inner.wake(); // It may be the worker's memory that was full.
         }
         let timeout = view.topology.listener(self.listener).and_then(|listener| listener.idle_timeout);
-        if timeout.is_some_and(|timeout| inner.output.is_idle() && now.since(self.seen.get()) > timeout) {
+        let silent = now.since(self.seen.get());
+        let is_unfinished = self.worker.is_draining()
+            && inner.obstacle == Obstacle::None
+            && (inner.output.is_idle() || matches!(inner.intake, Intake::Rest(_)));
+        if timeout.is_some_and(|timeout| inner.output.is_idle() && silent > timeout)
+            || (is_unfinished && silent > UNFINISHED_MAX)
+        {
             inner.broken = true;
             inner.wake();
         }
+    }
+
+    /// The bytes that the worker's memory is charged with for this client.
+    pub(super) fn accounted_bytes(&self) -> usize {
+        self.inner.borrow().accounted_bytes
+    }
+
+    /// The worker's memory is full, and this client holds much of it.
+    pub(super) fn close_for_memory(&self) {
+        let mut inner = self.inner.borrow_mut();
+        self.cells.output_limit_kills.increment();
+        tracing::warn!(client = self.id, held_bytes = inner.accounted_bytes, "closed: the memory for buffers is full");
+        inner.broken = true;
+        inner.wake();
     }
 
     fn poll(self: &Rc<Self>, context: &mut TaskContext<'_>) -> Poll<()> {
@@ -242,6 +263,8 @@ impl Session {
         let inner = &mut *inner;
         let pending = inner.output.pending_bytes();
         if pending == 0 {
+            // What went out directly may have been all that a paused reply waited for.
+            inner.obstructed.drain(..).for_each(Waker::wake);
             return Ok(());
         }
         if !inner.graced && pending < DIRECT_BYTES && !inner.output.slots.is_empty() {
@@ -277,9 +300,7 @@ impl Session {
             output.bytes.drain(..output.written);
             output.written = 0;
         }
-        if let Some(waker) = inner.obstructed.take() {
-            waker.wake();
-        }
+        inner.obstructed.drain(..).for_each(Waker::wake);
         Ok(())
     }
 
@@ -300,7 +321,7 @@ impl Session {
                 }
             }
             if inner.ended {
-                return Poll::Pending;
+                return if inner.give_up_passing() { Poll::Ready(()) } else { Poll::Pending };
             }
         }
         self.read(context)
@@ -374,6 +395,23 @@ impl Inner {
                 waker.wake_by_ref();
             }
         }
+    }
+
+    /// The client ended its side in the middle of a request that is being passed on: it will never be complete, and gets
+    /// no reply. It is the only one that is due, since it waited for all before it. Whether there was one.
+    fn give_up_passing(&mut self) -> bool {
+        let Intake::Rest(rest) = std::mem::replace(&mut self.intake, Intake::Requests) else { return false };
+        let Some(lease) = rest.lease else { return false };
+        lease.abandon();
+        self.output.slots.clear();
+        true
+    }
+
+    /// Whether more of the reply to this slot may come. The first in the order only waits for the socket: if it waited
+    /// for what the slots behind it hold as well, neither would ever move.
+    pub(super) fn has_room_for(&self, slot: u32) -> bool {
+        let held = if self.output.is_next(slot) { self.output.pending_bytes() } else { self.output.bytes_held() };
+        self.spilling || held < HELD_BYTES
     }
 
     /// Whether bytes are here that can still be served.

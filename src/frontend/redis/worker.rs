@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::output::Slot;
 use super::session::Session;
 use crate::backend::{Context, Limits, Stream};
+use crate::clock::Moment;
 use crate::coordinator::Coordinator;
 use crate::metrics::{ListenerCells, Metrics, WorkerCells};
 use crate::protocol::resp::RequestScan;
@@ -25,6 +26,11 @@ const SLOT_QUEUES_MAX: usize = 256;
 const SLOT_QUEUE_LEN_MAX: usize = 128;
 /// How often a worker looks after what no event announces.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How long a worker's buffers may be full before those clients that hold most are closed: nothing is read meanwhile, and
+/// who waits for room may wait for clients that never make any.
+const FULL_MAX: Duration = Duration::from_secs(1);
+/// A client that holds less is not closed for it.
+const WORTH_CLOSING_BYTES: usize = 64 * 1024;
 
 /// What another thread asks of a worker.
 #[derive(Debug)]
@@ -69,6 +75,7 @@ pub struct Worker {
     scan: Cell<Option<Box<RequestScan>>>,
     slot_queues: RefCell<Vec<VecDeque<Slot>>>,
     draining: Cell<bool>,
+    full_since: Cell<Option<Moment>>,
 }
 
 /// Counts a client out when it is gone.
@@ -105,6 +112,7 @@ impl Worker {
             scan: Cell::default(),
             slot_queues: RefCell::default(),
             draining: Cell::new(false),
+            full_since: Cell::default(),
             context,
         })
     }
@@ -162,6 +170,34 @@ impl Worker {
         let view = self.view();
         for session in self.sessions.borrow().values() {
             session.keep_house(&view, now);
+        }
+        if self.context.is_full() {
+            let since = self.full_since.get().unwrap_or(now);
+            self.full_since.set(Some(since));
+            if now.since(since) >= FULL_MAX {
+                self.close_the_biggest();
+            }
+        } else {
+            self.full_since.set(None);
+        }
+    }
+
+    /// Closes the clients that hold most, until a quarter of the memory is free.
+    fn close_the_biggest(&self) {
+        let mut excess_bytes = self.context.excess_bytes();
+        let sessions = self.sessions.borrow();
+        let mut holders: Vec<(usize, &Rc<Session>)> = sessions
+            .values()
+            .map(|session| (session.accounted_bytes(), session))
+            .filter(|(bytes, _)| *bytes >= WORTH_CLOSING_BYTES)
+            .collect();
+        holders.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        for (bytes, session) in holders {
+            if excess_bytes == 0 {
+                return;
+            }
+            excess_bytes = excess_bytes.saturating_sub(bytes);
+            session.close_for_memory();
         }
     }
 

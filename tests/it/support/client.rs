@@ -312,6 +312,18 @@ impl Client {
         (0..count).map(|_| self.receive()).collect()
     }
 
+    /// A second handle, for a thread that writes while another reads.
+    #[track_caller]
+    pub(crate) fn writer(&self) -> TcpStream {
+        self.stream.try_clone().expect("a socket can be cloned")
+    }
+
+    /// Ends both sides; a writer that waits is let go.
+    pub(crate) fn close(&self) {
+        // Fails only when the peer has closed already.
+        drop(self.stream.shutdown(Shutdown::Both));
+    }
+
     pub(crate) fn finish_writing(&self) {
         self.stream.shutdown(Shutdown::Write).expect("the write side can be closed");
     }
