@@ -416,7 +416,7 @@ impl Inner {
 
     /// Whether the write is put off until the sockets were looked at once more. Only while the store has work anyway: then
     /// it does not wait for these requests, and fewer, larger writes cost both sides less. (Nagle's idea, RFC 896, with
-    /// a turn of the event loop for the round trip.)
+    /// a turn of the event loop for the round trip: `docs/decisions/2026-11-23-one-turn.md`.)
     fn graces(&mut self, context: &mut TaskContext<'_>) -> bool {
         let pending = self.outgoing.len() - self.written;
         let busy = self.in_flight.front().is_some_and(|first| first.end <= self.bytes_written);
