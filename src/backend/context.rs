@@ -10,9 +10,9 @@ use crate::clock::{Clock, Moment};
 
 /// Bytes that one read takes at most. Two of the kernel's usual 64 KiB loopback segments.
 const SCRATCH_BYTES: usize = 128 * 1024;
-/// Buffers that are kept for the next one who needs one, and the largest of them.
-const POOLED_MAX: usize = 512;
-const POOLED_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the buffers that are kept for the next one who needs one, and of the largest of them.
+const POOL_BYTES_MAX: usize = 4 * 1024 * 1024;
+const POOLED_BYTES_MAX: usize = 256 * 1024;
 
 /// The bounds that hold for one worker.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,7 @@ pub struct Context {
     limits: Limits,
     scratch: Cell<Option<Box<[u8]>>>,
     pool: RefCell<Vec<Vec<u8>>>,
+    pooled_bytes: Cell<usize>,
     next_connect: Cell<Moment>,
     buffered_bytes: Cell<usize>,
 }
@@ -45,6 +46,7 @@ impl Context {
             limits,
             scratch: Cell::new(None),
             pool: RefCell::default(),
+            pooled_bytes: Cell::default(),
             next_connect: Cell::default(),
             buffered_bytes: Cell::default(),
         }
@@ -68,20 +70,21 @@ impl Context {
     /// An empty buffer, used before if there is one.
     #[inline]
     pub fn take_buffer(&self) -> Vec<u8> {
-        self.pool.borrow_mut().pop().unwrap_or_default()
+        let buffer = self.pool.borrow_mut().pop().unwrap_or_default();
+        self.pooled_bytes.set(self.pooled_bytes.get() - buffer.capacity());
+        buffer
     }
 
     /// Takes a buffer back. Big ones are freed, so that a burst does not stay in memory (FAILURES F4).
     #[inline]
     pub fn return_buffer(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() == 0 || buffer.capacity() > POOLED_BYTES_MAX {
+        let pooled_bytes = self.pooled_bytes.get() + buffer.capacity();
+        if buffer.capacity() == 0 || buffer.capacity() > POOLED_BYTES_MAX || pooled_bytes > POOL_BYTES_MAX {
             return;
         }
-        let mut pool = self.pool.borrow_mut();
-        if pool.len() < POOLED_MAX {
-            buffer.clear();
-            pool.push(buffer);
-        }
+        self.pooled_bytes.set(pooled_bytes);
+        buffer.clear();
+        self.pool.borrow_mut().push(buffer);
     }
 
     /// Counts bytes that came into a buffer (or, with [`Context::released`], left it).
