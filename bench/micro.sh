@@ -15,7 +15,7 @@ few=1000 many=3000
 
 if [ -z "${MICRO:-}" ]; then
     MICRO=$(cargo bench --locked --bench micro --no-run --message-format json-render-diagnostics |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+        sed -n 's/.*"executable":"\([^"]*\/micro-[^"\/]*\)".*/\1/p' | tail -n 1)
 fi
 
 # What one run of case $1 with $2 repetitions took in all.
