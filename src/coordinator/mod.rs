@@ -98,10 +98,8 @@ impl Coordinator {
             && let Some(key) = request.args.get(usize::from(at))
             && let Some((_, node, Rewrite::Keep)) = target.owner(key)
         {
-            return match node.send(request.frame, request.version, sink, Tag { slot, part: 0 }) {
-                Ok(()) => Verdict::Sent,
-                Err(cause) => Verdict::Answered(refuse(node, cause, out)),
-            };
+            let sent = node.send(request.frame, request.version, sink, Tag { slot, part: 0 });
+            return verdict(node, sent, out);
         }
         self.dispatch_keys(&target, request, sink, slot, out)
     }
@@ -156,7 +154,7 @@ impl Coordinator {
                     } else {
                         node.send(request.frame, request.version, sink, tag)
                     };
-                    sent.map_or_else(|cause| Verdict::Answered(refuse(node, cause, out)), |()| Verdict::Sent)
+                    verdict(node, sent, out)
                 }
             },
             _ => {
@@ -178,7 +176,7 @@ impl Coordinator {
             return Verdict::Answered(Outcome::Refused);
         };
         let sent = node.send(request.frame, request.version, sink, Tag { slot, part: 0 });
-        sent.map_or_else(|cause| Verdict::Answered(refuse(node, cause, out)), |()| Verdict::Sent)
+        verdict(node, sent, out)
     }
 
     fn split(
@@ -259,6 +257,15 @@ fn send_rewritten(
         }
     };
     node.send_with(request.frame.len(), &mut write, request.version, sink, tag)
+}
+
+/// What became of a request that was offered to one node.
+#[inline]
+fn verdict(node: &Node, sent: Result<(), Cause>, out: &mut Vec<u8>) -> Verdict {
+    match sent {
+        Ok(()) => Verdict::Sent,
+        Err(cause) => Verdict::Answered(refuse(node, cause, out)),
+    }
 }
 
 /// Appends the error of a request that a node cannot take.

@@ -135,11 +135,6 @@ impl RequestScan {
         self.bounds.capacity() * size_of::<(u32, u32)>()
     }
 
-    /// The argument being received: its length in bytes and where it begins in the frame.
-    pub fn open_argument(&self) -> Option<(usize, usize)> {
-        self.bulk.map(|len| (len, self.at))
-    }
-
     /// Looks for the end of the request that begins at `buf[0]`.
     ///
     /// # Errors
