@@ -247,7 +247,7 @@ impl Commands {
     fn damage(&mut self, arguments: &mut Vec<Vec<u8>>) {
         match self.random.u8(..3) {
             // One verb takes another key there: with many nodes it would have to be of the same one.
-            0 if arguments[0] != b"PFCOUNT" || !self.prefix.is_empty() => {
+            0 if !arguments[0].eq_ignore_ascii_case(b"PFCOUNT") || !self.prefix.is_empty() => {
                 arguments.push(format!("{}surplus", self.prefix).into_bytes());
             }
             1 if arguments.len() > 2 => drop(arguments.pop()),
