@@ -1,0 +1,440 @@
+//! The order of one worker's operations on a key.
+//!
+//! Operations that need one round share a key: their requests leave on the same connections, one behind the other, and
+//! every store sees them in that order. One that needs more rounds has the key to itself, and what comes meanwhile waits
+//! behind it, so that a client sees its own commands in the order in which it sent them. Beside that a lane remembers
+//! which ballot this worker wrote last: while nobody else writes the key, the next update needs one round.
+//!
+//! # Invariants
+//! - Lanes order; they do not protect. Two keys with one hash share a lane and lose nothing but time, and other workers
+//!   and proxies know nothing of it: what makes a write safe is decided by ballots at the stores.
+//! - Nothing overtakes what waits. An operation that turns out to need more rounds goes back to its own place.
+//! - Lanes in which nothing happens are bounded in number; the oldest go first.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::version::Ballot;
+
+/// Lanes that are remembered for their ballot while nothing happens in them.
+const REMEMBERED_MAX: usize = 16 * 1024;
+
+/// Names a lane.
+pub(super) type LaneId = u64;
+
+/// The lane of a key of a pool.
+#[inline]
+pub(super) fn lane_of(pool: u64, key: &[u8]) -> LaneId {
+    xxh3_64_with_seed(key, pool)
+}
+
+/// The keys of the map are hashes already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// This worker wrote the key last: nobody else has promised or written anything since, as far as it knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owned {
+    /// The last ballot it sent; the next one is in the same term.
+    pub(super) ballot: Ballot,
+    /// The length of the lineage with it.
+    pub(super) count: u32,
+    /// The fences that held.
+    pub(super) generation: u64,
+}
+
+#[derive(Default)]
+struct Lane {
+    /// Operations in their only round.
+    sharing: u32,
+    exclusive: bool,
+    /// Waiters that were let in and have not begun.
+    admitted: u32,
+    waiting: VecDeque<Rc<Waiter>>,
+    owned: Option<Owned>,
+    /// It is in the queue of those that may be forgotten.
+    remembered: bool,
+}
+
+impl Lane {
+    fn is_quiet(&self) -> bool {
+        self.sharing == 0 && !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
+    }
+}
+
+/// How an operation wants a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Shared,
+    Exclusive,
+}
+
+struct Waiter {
+    serial: u64,
+    wish: Wish,
+    /// Lanes that have not let it in yet.
+    missing: Cell<usize>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// All lanes of one worker.
+#[derive(Default)]
+pub(super) struct Lanes {
+    map: RefCell<HashMap<LaneId, Lane, BuildHasherDefault<AsItIs>>>,
+    /// Quiet lanes with a ballot, the oldest first.
+    quiet: RefCell<VecDeque<LaneId>>,
+}
+
+/// Lanes that an operation has to itself, or shares. It gives them back when it is dropped.
+pub(super) struct Held {
+    lanes: Rc<Lanes>,
+    ids: SmallVec<[LaneId; 2]>,
+    wish: Wish,
+}
+
+impl Held {
+    /// What this worker knows of the key of the only lane.
+    pub(super) fn owned(&self) -> Option<Owned> {
+        let [id] = self.ids.as_slice() else { return None };
+        self.lanes.map.borrow().get(id)?.owned
+    }
+
+    /// Remembers what was written last.
+    pub(super) fn set_owned(&self, owned: Option<Owned>) {
+        for id in &self.ids {
+            self.lanes.set_owned(*id, owned);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            match self.wish {
+                Wish::Shared => self.lanes.leave(*id),
+                Wish::Exclusive => self.lanes.release(*id),
+            }
+        }
+    }
+}
+
+impl Lanes {
+    /// Enters a lane for one round, if nothing waits there. [`Lanes::leave`] has to follow.
+    #[inline]
+    pub(super) fn enter(&self, id: LaneId) -> bool {
+        let mut map = self.map.borrow_mut();
+        let lane = map.entry(id).or_default();
+        if !lane.is_open() {
+            return false;
+        }
+        lane.sharing += 1;
+        true
+    }
+
+    /// As [`Lanes::enter`], for an update: only where this worker wrote last. The ballot that the update builds on, and
+    /// its own.
+    #[inline]
+    pub(super) fn enter_owned(&self, id: LaneId, generation: u64) -> Option<(Owned, Ballot)> {
+        let mut map = self.map.borrow_mut();
+        let lane = map.get_mut(&id)?;
+        if !lane.is_open() {
+            return None;
+        }
+        let owned = lane.owned.filter(|owned| owned.generation == generation)?;
+        let ballot = owned.ballot.next_in_term()?;
+        lane.owned = Some(Owned { ballot, count: owned.count.saturating_add(1), generation });
+        lane.sharing += 1;
+        Some((owned, ballot))
+    }
+
+    /// Whether a read may go now: nothing on the key needs more than one round.
+    #[inline]
+    pub(super) fn is_open(&self, id: LaneId) -> bool {
+        let map = self.map.borrow();
+        map.is_empty() || map.get(&id).is_none_or(Lane::is_open)
+    }
+
+    pub(super) fn set_owned(&self, id: LaneId, owned: Option<Owned>) {
+        if let Some(lane) = self.map.borrow_mut().get_mut(&id) {
+            lane.owned = owned;
+        }
+    }
+
+    /// A blind write was sent: what was written before it is not the last any more.
+    #[inline]
+    pub(super) fn disown(&self, id: LaneId) {
+        self.set_owned(id, None);
+    }
+
+    /// A blind write is at a quorum; if this lane is one that sees updates, the next of them may build on it.
+    #[inline]
+    pub(super) fn wrote_blindly(&self, id: LaneId, owned: Owned) {
+        if let Some(lane) = self.map.borrow_mut().get_mut(&id)
+            && lane.remembered
+            && lane.sharing == 1
+            && lane.is_open()
+        {
+            lane.owned = Some(owned);
+        }
+    }
+
+    /// The round is over.
+    #[inline]
+    pub(super) fn leave(&self, id: LaneId) {
+        let mut map = self.map.borrow_mut();
+        let Some(lane) = map.get_mut(&id) else { return };
+        lane.sharing = lane.sharing.saturating_sub(1);
+        if lane.is_quiet() && lane.owned.is_none() && !lane.remembered {
+            map.remove(&id);
+            return;
+        }
+        Self::admit(lane);
+        drop(map);
+        self.remember(id);
+    }
+
+    fn release(&self, id: LaneId) {
+        if let Some(lane) = self.map.borrow_mut().get_mut(&id) {
+            lane.exclusive = false;
+            Self::admit(lane);
+        }
+        self.remember(id);
+    }
+
+    /// Lets in those at the front that may go together.
+    fn admit(lane: &mut Lane) {
+        while let Some(first) = lane.waiting.front() {
+            let free = match first.wish {
+                Wish::Shared => !lane.exclusive,
+                Wish::Exclusive => !lane.exclusive && lane.sharing == 0 && lane.admitted == 0,
+            };
+            if !free {
+                return;
+            }
+            let Some(first) = lane.waiting.pop_front() else { return };
+            lane.admitted += 1;
+            lane.exclusive |= first.wish == Wish::Exclusive;
+            first.missing.set(first.missing.get().saturating_sub(1));
+            if first.missing.get() == 0
+                && let Some(waker) = first.waker.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Keeps a quiet lane for its ballot; forgets the oldest when there are too many.
+    fn remember(&self, id: LaneId) {
+        let mut map = self.map.borrow_mut();
+        let Some(lane) = map.get_mut(&id).filter(|lane| lane.is_quiet()) else { return };
+        if lane.owned.is_none() && !lane.remembered {
+            map.remove(&id);
+            return;
+        }
+        if !lane.remembered {
+            lane.remembered = true;
+            self.quiet.borrow_mut().push_back(id);
+        }
+        let mut quiet = self.quiet.borrow_mut();
+        while quiet.len() > REMEMBERED_MAX {
+            let Some(oldest) = quiet.pop_front() else { return };
+            match map.get_mut(&oldest) {
+                Some(lane) if lane.is_quiet() => drop(map.remove(&oldest)),
+                Some(lane) => lane.remembered = false,
+                None => {}
+            }
+        }
+    }
+
+    /// Waits for lanes in the order of serial numbers. All are asked for at once, so no two operations can wait for each
+    /// other.
+    pub(super) fn wait(self: &Rc<Self>, ids: &[LaneId], serial: u64, wish: Wish) -> Waiting {
+        let mut own: SmallVec<[LaneId; 2]> = ids.iter().copied().collect();
+        own.sort_unstable();
+        own.dedup();
+        let waiter = Rc::new(Waiter { serial, wish, missing: Cell::new(own.len()), waker: Cell::new(None) });
+        let mut map = self.map.borrow_mut();
+        for id in &own {
+            let lane = map.entry(*id).or_default();
+            let at = lane.waiting.iter().position(|other| other.serial > serial).unwrap_or(lane.waiting.len());
+            lane.waiting.insert(at, Rc::clone(&waiter));
+            Self::admit(lane);
+        }
+        drop(map);
+        Waiting { lanes: Rc::clone(self), ids: own, waiter, wish, done: false }
+    }
+}
+
+/// Waits for lanes.
+pub(super) struct Waiting {
+    lanes: Rc<Lanes>,
+    ids: SmallVec<[LaneId; 2]>,
+    waiter: Rc<Waiter>,
+    wish: Wish,
+    done: bool,
+}
+
+impl Future for Waiting {
+    type Output = Held;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Held> {
+        if self.waiter.missing.get() > 0 {
+            self.waiter.waker.set(Some(context.waker().clone()));
+            return Poll::Pending;
+        }
+        self.done = true;
+        let lanes = Rc::clone(&self.lanes);
+        for id in &self.ids {
+            if let Some(lane) = lanes.map.borrow_mut().get_mut(id) {
+                lane.admitted = lane.admitted.saturating_sub(1);
+                if self.wish == Wish::Shared {
+                    lane.sharing += 1;
+                }
+            }
+        }
+        Poll::Ready(Held { lanes, ids: std::mem::take(&mut self.ids), wish: self.wish })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        // Its task ended early: the worker is going down. Others must not wait for it.
+        for id in &self.ids {
+            let mut map = self.lanes.map.borrow_mut();
+            let Some(lane) = map.get_mut(id) else { continue };
+            let before = lane.waiting.len();
+            lane.waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
+            if lane.waiting.len() == before {
+                lane.admitted = lane.admitted.saturating_sub(1);
+                lane.exclusive &= self.wish != Wish::Exclusive;
+            }
+            Lanes::admit(lane);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(waiting: &mut Waiting) -> Option<Held> {
+        let mut context = Context::from_waker(Waker::noop());
+        match Pin::new(waiting).poll(&mut context) {
+            Poll::Ready(held) => Some(held),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn those_of_one_round_share_and_others_wait() {
+        let lanes = Rc::new(Lanes::default());
+        assert!(lanes.enter(1));
+        assert!(lanes.enter(1));
+        let mut alone = lanes.wait(&[1], 10, Wish::Exclusive);
+        assert!(poll(&mut alone).is_none());
+        assert!(!lanes.enter(1), "nothing overtakes what waits");
+        assert!(!lanes.is_open(1));
+        lanes.leave(1);
+        assert!(poll(&mut alone).is_none());
+        lanes.leave(1);
+        let held = poll(&mut alone).expect("the lane is free");
+        let mut behind = lanes.wait(&[1], 11, Wish::Shared);
+        let mut too = lanes.wait(&[1], 12, Wish::Shared);
+        assert!(poll(&mut behind).is_none());
+        drop(held);
+        let (first, second) = (poll(&mut behind), poll(&mut too));
+        assert!(first.is_some() && second.is_some());
+        drop((first, second));
+        assert!(lanes.map.borrow().is_empty(), "nothing is kept of a lane without a ballot");
+    }
+
+    #[test]
+    fn an_earlier_operation_goes_back_to_its_place() {
+        let lanes = Rc::new(Lanes::default());
+        assert!(lanes.enter(1));
+        let mut late = lanes.wait(&[1], 20, Wish::Exclusive);
+        let mut early = lanes.wait(&[1], 5, Wish::Exclusive);
+        lanes.leave(1);
+        // The first was let in only after the one in front of it.
+        assert!(poll(&mut late).is_none());
+        let held = poll(&mut early).expect("the earlier one is first");
+        drop(held);
+        assert!(poll(&mut late).is_some());
+    }
+
+    #[test]
+    fn several_lanes_are_waited_for_without_a_deadlock() {
+        let lanes = Rc::new(Lanes::default());
+        let mut one = lanes.wait(&[1, 2], 1, Wish::Exclusive);
+        let mut two = lanes.wait(&[2, 1], 2, Wish::Exclusive);
+        let mut three = lanes.wait(&[2, 2, 3], 3, Wish::Exclusive);
+        let held = poll(&mut one).expect("both are free");
+        assert!(poll(&mut two).is_none() && poll(&mut three).is_none());
+        drop(held);
+        let held = poll(&mut two).expect("both are free now");
+        drop(held);
+        assert!(poll(&mut three).is_some());
+    }
+
+    #[test]
+    fn who_wrote_last_needs_one_round() {
+        let lanes = Rc::new(Lanes::default());
+        assert!(lanes.enter_owned(1, 0).is_none());
+        let mut waiting = lanes.wait(&[1], 1, Wish::Exclusive);
+        let held = poll(&mut waiting).expect("free");
+        let ballot = Ballot { hlc: 7, id: 9, seq: 1 };
+        held.set_owned(Some(Owned { ballot, count: 1, generation: 3 }));
+        drop(held);
+        assert!(lanes.enter_owned(1, 4).is_none(), "the fences are others");
+        let (base, next) = lanes.enter_owned(1, 3).expect("owned");
+        assert_eq!((base.ballot, next.seq), (ballot, 2));
+        let (base, next) = lanes.enter_owned(1, 3).expect("two may be under way");
+        assert_eq!((base.ballot.seq, next.seq), (2, 3));
+        lanes.disown(1);
+        assert!(lanes.enter_owned(1, 3).is_none());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let lanes = Rc::new(Lanes::default());
+        for id in 0..REMEMBERED_MAX as u64 + 10 {
+            let mut waiting = lanes.wait(&[id], id, Wish::Exclusive);
+            let held = poll(&mut waiting).expect("free");
+            held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id, seq: 0 }, count: 0, generation: 0 }));
+        }
+        assert_eq!(lanes.map.borrow().len(), REMEMBERED_MAX);
+        assert!(lanes.enter_owned(0, 0).is_none());
+        assert!(lanes.enter_owned(20, 0).is_some());
+    }
+}

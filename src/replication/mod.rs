@@ -1,0 +1,336 @@
+//! Keys with several replicas: who has to take a write, who has to agree on a read, and what happens when they do not.
+//!
+//! An [`Engine`] belongs to a worker. What needs one round of messages (a read whose replicas agree, a blind write, an
+//! update of a key that this worker wrote last) is a small state machine without a task of its own (`read`, `write`).
+//! Everything else is a task: proposals (`proposal`), repair (`repair`), and the fences that keep a store without memory
+//! from voting (`fence`). The protocol and what was tried before it: `docs/decisions/2026-11-23-replication.md`.
+//!
+//! # Invariants
+//! - A write is answered when a write quorum holds it, a read when enough replicas agree that every later read sees it.
+//! - What may or may not have happened is said to be unknown; nothing is applied twice.
+//! - A store whose fence is not the expected one counts for nothing.
+//! - Nothing here is kept: another proxy can finish or supersede whatever this one began.
+
+mod fence;
+mod lane;
+mod proposal;
+mod read;
+mod repair;
+mod round;
+mod slow_read;
+mod wire;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
+use crate::clock::Moment;
+use crate::command::{Args, KeyIndexes, Row, reply};
+use crate::protocol::resp::Version;
+use crate::quorum::{Level, Quorums};
+use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
+
+use lane::Lanes;
+
+/// What a replicated pool is told by its configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// N, W and R.
+    pub quorums: Quorums,
+    /// How long a tombstone is kept.
+    pub tombstone_grace: Duration,
+    /// An operation with all its tries.
+    pub timeout: Duration,
+    /// When a read asks one more replica.
+    pub hedge: Option<Duration>,
+    /// Keys that may wait for repair.
+    pub repair_queue_len: usize,
+    /// The ring: stores of another ring are not touched.
+    pub fingerprint: u64,
+}
+
+/// How long a record outlives its key: longer than any operation can be under way.
+const RECORD_GRACE: Duration = Duration::from_hours(1);
+
+/// One replicated pool as one worker sees it.
+pub struct Group<B: Backend> {
+    /// Its name.
+    pub name: String,
+    /// What it is told.
+    pub settings: Settings,
+    /// In the order of the ring's members.
+    pub members: Vec<Rc<Member<B>>>,
+    /// Changes with every fence that is seen to have changed.
+    generation: Cell<u64>,
+    seed: u64,
+    record_grace_ms: u64,
+    tombstone_ms: u64,
+}
+
+/// One store of a group.
+pub struct Member<B: Backend> {
+    /// The handle to it.
+    pub node: Rc<B::Node>,
+    belief: Cell<Option<Belief>>,
+    /// The connections that were open when its fence was read.
+    fence_seen_at: Cell<Option<u64>>,
+}
+
+/// The fence that a store is believed to have.
+#[derive(Clone, Copy)]
+struct Belief {
+    fence: Fence,
+    bytes: [u8; FENCE_BYTES],
+}
+
+/// The replicas of a key, in ring order.
+pub type Members<B> = SmallVec<[Rc<Member<B>>; 3]>;
+
+impl<B: Backend> Member<B> {
+    /// A store of which nothing is known yet.
+    pub fn new(node: Rc<B::Node>) -> Rc<Self> {
+        Rc::new(Self { node, belief: Cell::new(None), fence_seen_at: Cell::new(None) })
+    }
+
+    /// Whether its word counts.
+    #[inline]
+    fn votes(&self) -> bool {
+        self.belief.get().is_some_and(|belief| belief.fence.state == FenceState::Member)
+    }
+
+    /// The fence it is believed to have, as its scripts want it; empty where none is known.
+    #[inline]
+    fn fence(&self) -> FenceText {
+        FenceText(self.belief.get().map(|belief| belief.bytes))
+    }
+
+    fn is_pure(&self) -> bool {
+        self.belief.get().is_some_and(|belief| belief.fence.pure)
+    }
+}
+
+struct FenceText(Option<[u8; FENCE_BYTES]>);
+
+impl FenceText {
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |bytes| bytes.as_slice())
+    }
+}
+
+impl<B: Backend> Group<B> {
+    /// A pool whose stores have not been asked for their fences yet.
+    pub fn new(name: &str, settings: Settings, members: Vec<Rc<Member<B>>>) -> Rc<Self> {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Rc::new(Self {
+            name: name.to_owned(),
+            seed: xxhash_rust::xxh3::xxh3_64(name.as_bytes()),
+            record_grace_ms: millis(RECORD_GRACE),
+            tombstone_ms: millis(settings.tombstone_grace),
+            settings,
+            members,
+            generation: Cell::new(0),
+        })
+    }
+
+    fn quorums(&self) -> Quorums {
+        self.settings.quorums
+    }
+}
+
+/// A request for keys with several replicas.
+pub struct Request<'a, B: Backend> {
+    /// The pool.
+    pub group: &'a Rc<Group<B>>,
+    /// The replicas of its keys.
+    pub members: Members<B>,
+    /// Its bytes.
+    pub frame: &'a [u8],
+    /// Its arguments.
+    pub args: Args<'a>,
+    /// Which of them are keys.
+    pub keys: &'a KeyIndexes,
+    /// What the table says of its verb.
+    pub row: &'static Row,
+    /// The protocol version of the reply.
+    pub version: Version,
+    /// What it asks of its replicas.
+    pub level: Level,
+}
+
+/// Who hears the answer.
+#[derive(Clone)]
+pub(crate) struct Asker {
+    pub(crate) sink: Rc<dyn ReplySink>,
+    pub(crate) tag: Tag,
+}
+
+impl Asker {
+    fn answer(&self, bytes: &[u8]) {
+        let _: Flow = Rc::clone(&self.sink).reply(self.tag, Piece::Whole(bytes));
+    }
+}
+
+/// What the engine counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Reads that were answered after one round.
+    pub reads_in_one_round: Cell<u64>,
+    /// Reads that needed more.
+    pub reads_in_more_rounds: Cell<u64>,
+    /// Writes that were answered after one round.
+    pub writes_in_one_round: Cell<u64>,
+    /// Writes that needed more.
+    pub writes_in_more_rounds: Cell<u64>,
+    /// Rounds of writes that needed more than one.
+    pub rounds: Cell<u64>,
+    /// Reads that were asked again because they took too long.
+    pub hedges: Cell<u64>,
+    /// Keys that were brought to a replica before a read was answered.
+    pub read_repairs: Cell<u64>,
+    /// Keys that were brought to a replica in the background.
+    pub repairs: Cell<u64>,
+    /// Keys that found no room in the queue of the background.
+    pub repairs_dropped: Cell<u64>,
+    /// Keys and values from before quoit that got a record.
+    pub adopted: Cell<u64>,
+    /// Answers that were refused because of a newer ballot.
+    pub refusals: Cell<u64>,
+    /// Stores whose fence was not the expected one.
+    pub fenced: Cell<u64>,
+    /// Answers `-UNKNOWN`.
+    pub unknown: Cell<u64>,
+    /// Answers `-NOREPLICAS`.
+    pub no_replicas: Cell<u64>,
+    /// Stores that were rebuilt.
+    pub rebuilt: Cell<u64>,
+}
+
+fn count(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+/// Replicates; one for each worker.
+pub struct Engine<B: Backend> {
+    backend: B,
+    hlc: Hlc,
+    lanes: Rc<Lanes>,
+    serial: Cell<u64>,
+    reads: read::Pool<B>,
+    writes: write::Pool<B>,
+    repairs: repair::Queue<B>,
+    fences: fence::Keeper<B>,
+    /// What it counts.
+    pub counts: Counts,
+    this: RefCell<std::rc::Weak<Self>>,
+}
+
+/// What became of a request at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The sink will hear of it.
+    Sent,
+    /// The answer was appended.
+    Answered,
+}
+
+impl<B: Backend> Engine<B> {
+    /// An engine; `writer` has to be a number that no other engine has, such as a random one.
+    pub fn new(backend: B, writer: u64) -> Rc<Self> {
+        let engine = Rc::new(Self {
+            backend,
+            hlc: Hlc::new(writer),
+            lanes: Rc::default(),
+            serial: Cell::new(0),
+            reads: read::Pool::default(),
+            writes: write::Pool::default(),
+            repairs: repair::Queue::default(),
+            fences: fence::Keeper::default(),
+            counts: Counts::default(),
+            this: RefCell::default(),
+        });
+        *engine.this.borrow_mut() = Rc::downgrade(&engine);
+        engine
+    }
+
+    /// What it uses to reach the world.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    fn next_serial(&self) -> u64 {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        serial
+    }
+
+    fn next_ballot(&self) -> Ballot {
+        self.hlc.next(self.backend.wall_ms())
+    }
+
+    fn saw(&self, record: &Record) {
+        self.hlc.saw(record.accepted);
+        if let Some(promised) = record.promised {
+            self.hlc.saw(promised);
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.backend.spawn(Box::pin(task));
+    }
+
+    fn deadline(&self, group: &Group<B>) -> Moment {
+        self.backend.now().after(group.settings.timeout)
+    }
+
+    fn is_late(&self, deadline: Moment) -> bool {
+        self.backend.now() >= deadline
+    }
+
+    /// Serves one request. Its keys have the same replicas.
+    pub fn serve(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        out: &mut Vec<u8>,
+    ) -> Taken {
+        use crate::command::replicate::{Form, classify};
+        let form = classify(request.row, &request.args, self.backend.wall_ms());
+        match form {
+            Form::Read => self.read(request, sink, tag, out),
+            Form::Blind(blind) => self.write_blind(request, &blind, sink, tag),
+            Form::Update => self.update(request, sink, tag),
+            Form::Opaque => self.opaque(request, sink, tag),
+            // The store refuses it in its own words and touches nothing.
+            Form::Malformed => self.pass_on(request, sink, tag, out),
+        }
+    }
+
+    /// Sends a request to one store as it came.
+    fn pass_on(
+        &self,
+        request: &Request<'_, B>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        out: &mut Vec<u8>,
+    ) -> Taken {
+        let usable = |member: &&Rc<Member<B>>| member.votes() && self.backend.is_available(&member.node);
+        let Some(member) = request.members.iter().find(usable).or_else(|| request.members.first()) else {
+            reply::no_pool(out);
+            return Taken::Answered;
+        };
+        let mut write = |out: &mut Vec<u8>| out.extend_from_slice(request.frame);
+        match self.backend.send(&member.node, request.frame.len(), &mut write, request.version, sink, tag) {
+            Ok(()) => Taken::Sent,
+            Err(cause) => {
+                reply::node_failed(out, &self.backend.label(&member.node), &cause);
+                Taken::Answered
+            }
+        }
+    }
+}

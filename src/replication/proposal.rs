@@ -1,0 +1,455 @@
+//! A write in several rounds: ask for the right to write, then write on top of the newest state of a quorum.
+//!
+//! CASPaxos (Rystsov, 2018) with the operation sent where the state is the base, and the state sent where it is not. A
+//! proposal without work brings the newest state to a quorum: that is how what others left half done is finished.
+//!
+//! # Invariants
+//! - Nothing is written in a term that a majority did not promise, nor after a fence has changed.
+//! - A proposal that may have been applied looks for its own id first. It is tried again only where enough replicas are
+//!   known never to have taken it; else its outcome is unknown.
+//! - All tries together have one deadline, and pauses between them are jittered.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::accept::Accepted;
+use super::lane::{Held, Owned};
+use super::round::{Round, may_have_arrived, sleep};
+use super::wire::{Answer, Words, write_script};
+use super::{Asker, Engine, Group, Members, count};
+use crate::backend::Backend;
+use crate::clock::Moment;
+use crate::command::reply;
+use crate::protocol::resp::{Version, write_bulk};
+use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, write_record_key};
+
+/// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// A key of a proposal.
+pub(super) struct Key {
+    pub(super) name: Vec<u8>,
+    pub(super) record: Vec<u8>,
+    /// Whether the work may change it.
+    pub(super) written: bool,
+}
+
+impl Key {
+    pub(super) fn new(name: &[u8], written: bool) -> Self {
+        let mut record = Vec::with_capacity(name.len() + 8);
+        write_record_key(name, &mut record);
+        Self { name: name.to_vec(), record, written }
+    }
+}
+
+/// What a proposal does to its keys.
+pub(super) enum Work {
+    /// Nothing: the newest state is brought to a quorum.
+    Nothing,
+    /// Each replica runs it.
+    Update(Words),
+    /// One replica runs it, the others get the states.
+    Opaque(Words),
+}
+
+/// An earlier try that may have been applied.
+#[derive(Clone)]
+pub(super) struct Tried {
+    /// The first ballot it was sent under.
+    pub(super) first: Ballot,
+    /// The length of the lineage it built on.
+    pub(super) base_count: u32,
+    /// Replicas that have answered the first message, and the only one, with a refusal: they never took it.
+    pub(super) never: u8,
+    /// The member whose reply is to be answered.
+    pub(super) trusted: Option<usize>,
+}
+
+/// A write in several rounds.
+pub(super) struct Proposal<B: Backend> {
+    pub(super) group: Rc<Group<B>>,
+    pub(super) members: Members<B>,
+    pub(super) keys: SmallVec<[Key; 1]>,
+    pub(super) work: Work,
+    pub(super) version: Version,
+    pub(super) needed: usize,
+    pub(super) op_id: OpId,
+    pub(super) deadline: Moment,
+    pub(super) tried: Option<Tried>,
+    /// What a replica that ran it has answered.
+    pub(super) reply: Option<Vec<u8>>,
+    pub(super) null_is_array: bool,
+    pub(super) asker: Option<Asker>,
+    /// What went wrong last, for people.
+    pub(super) trouble: String,
+}
+
+/// How a proposal ended.
+pub(super) enum End {
+    /// A quorum holds it; the answer.
+    Done(Vec<u8>),
+    /// Stores refuse it in these words, on the newest state.
+    Refused(Vec<u8>),
+    /// It may or may not have been applied.
+    Unknown,
+    /// It was certainly not applied.
+    NotApplied,
+}
+
+/// What a promised replica had before.
+pub(super) struct Promise {
+    pub(super) member: usize,
+    pub(super) records: SmallVec<[(Record, bool); 1]>,
+}
+
+/// A term, and the newest state in which each key was found.
+pub(super) struct Ground {
+    pub(super) term: Ballot,
+    pub(super) generation: u64,
+    pub(super) promises: Vec<Promise>,
+    /// Of each key.
+    pub(super) newest: SmallVec<[Record; 1]>,
+}
+
+impl Ground {
+    /// The next ballot of the term.
+    pub(super) fn next_ballot(&mut self) -> Option<Ballot> {
+        self.term = self.term.next_in_term()?;
+        Some(self.term)
+    }
+
+    /// The replicas that hold the newest state of a key.
+    pub(super) fn holders(&self, key: usize) -> impl Iterator<Item = usize> {
+        let newest = self.newest.get(key).map(|record| record.accepted);
+        let holds = move |promise: &&Promise| promise.records.get(key).map(|(record, _)| record.accepted) == newest;
+        self.promises.iter().filter(holds).map(|promise| promise.member)
+    }
+}
+
+enum Search {
+    Found,
+    /// It was never applied, or never tried.
+    Free,
+    Unclear,
+}
+
+impl<B: Backend> Proposal<B> {
+    /// A proposal that nobody waits for and that does nothing but bring a key to a quorum.
+    pub(super) fn identity(engine: &Engine<B>, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> Self {
+        Self {
+            group: Rc::clone(group),
+            members: members.clone(),
+            keys: std::iter::once(Key::new(key, true)).collect(),
+            work: Work::Nothing,
+            version: Version::Resp2,
+            needed: usize::from(group.quorums().write),
+            op_id: engine.hlc.op_id(),
+            deadline: engine.deadline(group),
+            tried: None,
+            reply: None,
+            null_is_array: false,
+            asker: None,
+            trouble: String::new(),
+        }
+    }
+
+    pub(super) fn majority(&self) -> usize {
+        usize::from(self.group.quorums().majority())
+    }
+
+    pub(super) fn origin(&self) -> usize {
+        self.asker.as_ref().map_or(0, |asker| asker.sink.origin())
+    }
+
+    /// Runs to its end and answers. What it has of the lanes is given back as early as possible.
+    pub(super) async fn run(mut self, engine: Rc<Engine<B>>, held: Held) {
+        let mut held = Some(held);
+        let end = self.propose(&engine, &mut held).await;
+        drop(held);
+        let asker = self.asker.take();
+        let Some(asker) = asker else { return };
+        let mut out = Vec::new();
+        match end {
+            End::Done(bytes) => out = bytes,
+            End::Refused(text) => reply::store_error(&mut out, &text),
+            End::Unknown => {
+                count(&engine.counts.unknown);
+                reply::unknown_outcome(&mut out, &self.trouble);
+            }
+            End::NotApplied => {
+                count(&engine.counts.no_replicas);
+                reply::no_replicas(&mut out, &self.trouble);
+            }
+        }
+        asker.answer(&out);
+    }
+
+    /// Tries until it is done, or refused, or late.
+    pub(super) async fn propose(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> End {
+        count(&engine.counts.writes_in_more_rounds);
+        let mut pause = PAUSE_MIN;
+        let mut first = true;
+        loop {
+            if !first {
+                if engine.is_late(self.deadline) {
+                    return if self.tried.is_some() { End::Unknown } else { End::NotApplied };
+                }
+                let span = pause.mul_f64(0.5 + f64::from((engine.backend.random() & 0xff) as u8) / 256.0);
+                sleep(&engine.backend, span).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            first = false;
+            if let Some(end) = self.attempt(engine, held).await {
+                return end;
+            }
+        }
+    }
+
+    /// One term. None if it has to be tried again in another one.
+    async fn attempt(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> Option<End> {
+        let (mut ground, search) = self.prepare(engine).await?;
+        match search {
+            Search::Free => {}
+            Search::Unclear => {
+                "whether an earlier try was applied cannot be told any more".clone_into(&mut self.trouble);
+                return Some(End::Unknown);
+            }
+            Search::Found => return self.complete(engine, &mut ground, held).await,
+        }
+        for key in 0..self.keys.len() {
+            if ground.newest.get(key).is_some_and(|newest| newest.accepted.is_zero())
+                && ground.promises.iter().any(|promise| promise.records.get(key).is_some_and(|(_, exists)| *exists))
+            {
+                self.adopt(engine, &mut ground, key).await?;
+            }
+        }
+        match &self.work {
+            Work::Opaque(_) => self.run_opaque(engine, &mut ground, held).await,
+            Work::Update(_) | Work::Nothing => self.run_update(engine, &mut ground, held).await,
+        }
+    }
+
+    /// Asks for a term. None if it was not given.
+    async fn prepare(&mut self, engine: &Engine<B>) -> Option<(Ground, Search)> {
+        count(&engine.counts.rounds);
+        let members = self.members.clone();
+        let group = Rc::clone(&self.group);
+        let majority = self.majority();
+        let generation = group.generation.get();
+        let voters: SmallVec<[usize; 7]> = (0..members.len()).filter(|at| members.get(*at).is_some_and(|member| member.votes())).collect();
+        if voters.len() < majority {
+            self.trouble = format!("{} of {} replicas can vote, {majority} are needed", voters.len(), members.len());
+            engine.look_at_fences(&group);
+            return None;
+        }
+        let term = engine.next_ballot();
+        let keys = &self.keys;
+        let write = |part: usize, call, out: &mut Vec<u8>| {
+            let Some(member) = members.get(part) else { return };
+            write_script(out, Script::Prepare, call, keys.len() * 2 + 1, 3);
+            for key in keys {
+                write_bulk(out, &key.record);
+            }
+            for key in keys {
+                write_bulk(out, &key.name);
+            }
+            write_bulk(out, FENCE_KEY);
+            write_bulk(out, member.fence().as_bytes());
+            write_bulk(out, term.term().as_bytes());
+            super::wire::write_number(out, group.tombstone_ms);
+        };
+        let round = Round::new(engine, &members, self.version, self.origin(), &write);
+        for voter in &voters {
+            round.ask(*voter);
+        }
+        let mut promises: Vec<Promise> = Vec::new();
+        let mut trouble = String::new();
+        let mut left = voters.len();
+        let mut unclear = false;
+        while let Some((member, said)) = round.next().await {
+            left -= 1;
+            match said.as_deref().map(Answer::parse) {
+                Ok(Answer::Promised(found)) if found.len() == keys.len() => {
+                    let read = |(record, exists): &(&[u8], bool)| Some((Record::decode(record).ok()?, *exists));
+                    match found.iter().map(read).collect::<Option<_>>() {
+                        Some(records) => promises.push(Promise { member, records }),
+                        None => trouble = super::unreadable(engine, &members, member),
+                    }
+                }
+                Ok(Answer::Refused(records)) => {
+                    count(&engine.counts.refusals);
+                    for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
+                        engine.saw(&record);
+                    }
+                    "other writers are at work on the key".clone_into(&mut trouble);
+                }
+                Ok(answer) => trouble = engine.other_answer(&group, &members, member, &answer),
+                Err(failure) => trouble = format!("{}: {}", failure.node, failure.cause),
+            }
+            if promises.len() >= majority {
+                let search = self.search(&promises);
+                unclear = matches!(search, Search::Unclear);
+                if !unclear || left == 0 {
+                    break;
+                }
+            } else if promises.len() + left < majority {
+                break;
+            }
+        }
+        if promises.len() < majority {
+            self.trouble = if trouble.is_empty() { self.trouble.clone() } else { trouble };
+            return None;
+        }
+        if generation != group.generation.get() {
+            return None;
+        }
+        let newest = (0..self.keys.len())
+            .map(|key| {
+                let records = promises.iter().filter_map(|promise| promise.records.get(key));
+                records.map(|(record, _)| record).max_by_key(|record| record.accepted).cloned().unwrap_or_default()
+            })
+            .collect::<SmallVec<[Record; 1]>>();
+        for record in &newest {
+            engine.saw(record);
+        }
+        let search = if unclear { Search::Unclear } else { self.search(&promises) };
+        Some((Ground { term, generation, promises, newest }, search))
+    }
+
+    /// Looks for an earlier try in what a quorum holds.
+    fn search(&self, promises: &[Promise]) -> Search {
+        let Some(tried) = &self.tried else { return Search::Free };
+        // So many replicas without it, and no quorum can have had it.
+        let enough = self.members.len() - self.majority() + 1;
+        let mut clear = true;
+        for (at, key) in self.keys.iter().enumerate() {
+            if !key.written {
+                continue;
+            }
+            let records = || promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
+            let newest = records().map(|(_, record)| record).max_by_key(|record| record.accepted);
+            if newest.is_some_and(|newest| newest.contains(self.op_id)) {
+                return Search::Found;
+            }
+            let without = records().filter(|(member, record)| {
+                tried.never & (1 << member) != 0 || record.never_accepted(tried.first, self.op_id, tried.base_count)
+            });
+            clear &= without.count() >= enough;
+        }
+        if clear { Search::Free } else { Search::Unclear }
+    }
+
+    /// An earlier try is part of the newest state: that is brought to a quorum, then it is done.
+    async fn complete(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        held: &mut Option<Held>,
+    ) -> Option<End> {
+        for key in 0..self.keys.len() {
+            if self.keys.get(key).is_some_and(|key| key.written) {
+                let trusted = self.tried.as_ref().and_then(|tried| tried.trusted);
+                self.level(engine, ground, key, trusted).await?;
+            }
+        }
+        self.remember(ground, held);
+        Some(match self.reply.take() {
+            Some(reply) => End::Done(reply),
+            None => {
+                "it was applied, but its reply is lost".clone_into(&mut self.trouble);
+                End::Unknown
+            }
+        })
+    }
+
+    /// An update, or nothing: sent to all replicas.
+    async fn run_update(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        held: &mut Option<Held>,
+    ) -> Option<End> {
+        let words = match &self.work {
+            Work::Update(words) => Some(words.clone()),
+            Work::Nothing | Work::Opaque(_) => None,
+        };
+        if let Some(end) = self.run_update_once(engine, ground, held, words.as_ref()).await? {
+            return Some(end);
+        }
+        // Stores refuse it, but not enough of them hold the newest state for that to be the answer.
+        self.level(engine, ground, 0, None).await?;
+        self.run_update_once(engine, ground, held, words.as_ref()).await?
+    }
+
+    async fn run_update_once(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        held: &mut Option<Held>,
+        words: Option<&Words>,
+    ) -> Option<Option<End>> {
+        let base = ground.newest.first()?.clone();
+        let ballot = ground.next_ballot()?;
+        let accepted = self.accept(engine, ground, 0, words, &base, ballot, None).await;
+        match accepted {
+            Accepted::Yes { reply, count } => {
+                let newest = Record { accepted: ballot, count, ..base };
+                if let Some(first) = ground.newest.first_mut() {
+                    *first = newest;
+                }
+                self.remember(ground, held);
+                Some(Some(End::Done(self.reply.take().unwrap_or(reply))))
+            }
+            Accepted::Refused { text, by } => {
+                if by >= self.majority() {
+                    self.remember(ground, held);
+                    return Some(Some(End::Refused(text)));
+                }
+                Some(None)
+            }
+            Accepted::No { maybe, never } => {
+                self.note_try(words.is_some() && maybe, ballot, base.count, never);
+                None
+            }
+        }
+    }
+
+    /// A try was sent and did not reach a quorum.
+    pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base_count: u32, never: u8) {
+        if !maybe {
+            return;
+        }
+        match &mut self.tried {
+            Some(tried) => {
+                tried.base_count = tried.base_count.min(base_count);
+                // Only what was refused every time was never taken.
+                tried.never &= never;
+            }
+            None => self.tried = Some(Tried { first: ballot, base_count, never, trusted: None }),
+        }
+    }
+
+    /// The term is ours: the next update of the key needs one round.
+    pub(super) fn remember(&self, ground: &Ground, held: &mut Option<Held>) {
+        let Some(held) = held.as_ref() else { return };
+        let owned = match (self.keys.len(), ground.newest.first()) {
+            (1, Some(newest)) if newest.accepted.same_term(ground.term) => {
+                Some(Owned { ballot: newest.accepted, count: newest.count, generation: ground.generation })
+            }
+            _ => None,
+        };
+        held.set_owned(owned);
+    }
+}
+
+/// Whether a reply that did not come may hide that the store has taken what it was told.
+pub(super) fn maybe_taken(said: &Result<Answer<'_>, &crate::backend::Failure>) -> bool {
+    match said {
+        Err(failure) => may_have_arrived(&failure.cause),
+        Ok(Answer::Garbled) => true,
+        Ok(_) => false,
+    }
+}

@@ -1,0 +1,531 @@
+//! A read in one round: the value and its record from one replica, the record alone from others, until enough agree.
+//!
+//! Replicas that do not agree, that fail, or that take too long make it a [`super::slow_read`], which begins anew.
+//!
+//! # Invariants
+//! - No byte of a value is passed on before enough replicas agree on its ballot.
+//! - The record stands before the value in one atomic answer of the store: the value is the record's, or expired.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::lane::{LaneId, lane_of};
+use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_probe, write_transaction};
+use super::slow_read::SlowRead;
+use super::{Asker, Engine, Group, Members, Request, Taken, count};
+use crate::backend::{Backend, Flow, Piece, ReplySink, Tag, Wake};
+use crate::clock::Moment;
+use crate::command::Row;
+use crate::protocol::resp::Version;
+use crate::quorum::Level;
+use crate::version::{Ballot, write_record_key};
+
+/// Reads that are kept while nothing is asked, and the largest buffer that is kept with one.
+const KEPT_MAX: usize = 1024;
+const KEPT_BYTES_MAX: usize = 4096;
+/// Which part of a read the value is; probes are the numbers before.
+const VALUE: u32 = 8;
+
+/// How a value is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `GET`: `MGET record fence key`, one command. A key of another type looks like none, and is asked for again.
+    Get,
+    /// One key of `MGET`: a key of another type is nil.
+    ElementOfMget,
+    /// Everything else: a transaction.
+    Other,
+}
+
+impl Form {
+    pub(super) fn of(row: &Row, args: usize) -> Self {
+        match row.name {
+            "get" => Self::Get,
+            "mget" if args == 2 => Self::ElementOfMget,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The reads of one worker: those under way, whose age is looked at, and those that wait to be used again.
+pub(super) struct Pool<B: Backend> {
+    all: RefCell<Vec<Rc<Read<B>>>>,
+    free: RefCell<VecDeque<usize>>,
+    ticking: Cell<bool>,
+}
+
+impl<B: Backend> Default for Pool<B> {
+    fn default() -> Self {
+        Self { all: RefCell::default(), free: RefCell::default(), ticking: Cell::new(false) }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Not enough is known yet.
+    Asking,
+    /// Enough agree; the value is on its way in pieces.
+    Passing,
+    /// Answered, or somebody else does it.
+    Over,
+}
+
+/// The part of a read that it has in common with one that is asked again.
+pub(super) struct Question<B: Backend> {
+    pub(super) group: Rc<Group<B>>,
+    pub(super) members: Members<B>,
+    pub(super) asker: Asker,
+    pub(super) version: Version,
+    pub(super) level: Level,
+    pub(super) row: &'static Row,
+}
+
+struct Inner<B: Backend> {
+    question: Option<Question<B>>,
+    form: Form,
+    frame: Vec<u8>,
+    /// Where the key is in `frame`.
+    key: (usize, usize),
+    lane: LaneId,
+    generation: u64,
+    stage: Stage,
+    needed: usize,
+    ballots: SmallVec<[Ballot; 4]>,
+    /// The value, or the beginning of it, while it is not known whether it is the right one.
+    held: Vec<u8>,
+    held_whole: bool,
+    /// The record says that there is a key.
+    live: bool,
+    /// Whoever waits for the rest of the value.
+    waker: Option<Waker>,
+}
+
+/// One read.
+pub(super) struct Read<B: Backend> {
+    engine: Weak<Engine<B>>,
+    place: usize,
+    since: Cell<Moment>,
+    inner: RefCell<Inner<B>>,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Serves a request that only reads.
+    pub(super) fn read(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        out: &mut Vec<u8>,
+    ) -> Taken {
+        if matches!(request.level, Level::Eventual | Level::One) {
+            return self.pass_on(request, sink, tag, out);
+        }
+        let question = Question {
+            group: Rc::clone(request.group),
+            members: request.members.clone(),
+            asker: Asker { sink: Rc::clone(sink), tag },
+            version: request.version,
+            level: request.level,
+            row: request.row,
+        };
+        let key = match request.keys.as_slice() {
+            [at] => request.args.get(*at as usize),
+            _ => None,
+        };
+        let Some(key) = key else {
+            self.read_slowly(SlowRead::new(question, request.frame, &request.args, request.keys, self.next_serial()));
+            return Taken::Sent;
+        };
+        let lane = lane_of(request.group.seed, key);
+        let needed = usize::from(request.level.read_acks(request.group.quorums()));
+        let mut chosen: SmallVec<[usize; 4]> = SmallVec::new();
+        for (index, member) in request.members.iter().enumerate() {
+            if chosen.len() < needed && member.votes() && self.backend.is_available(&member.node) {
+                chosen.push(index);
+            }
+        }
+        if chosen.len() < needed || !self.lanes.is_open(lane) {
+            self.read_slowly(SlowRead::new(question, request.frame, &request.args, request.keys, self.next_serial()));
+            return Taken::Sent;
+        }
+        let read = self.take_read();
+        let form = Form::of(request.row, request.args.len());
+        {
+            let begin = key.as_ptr().addr() - request.frame.as_ptr().addr();
+            let mut inner = read.inner.borrow_mut();
+            let inner = &mut *inner;
+            inner.frame.clear();
+            inner.frame.extend_from_slice(request.frame);
+            inner.key = (begin, begin + key.len());
+            inner.question = Some(question);
+            inner.form = form;
+            inner.lane = lane;
+            inner.generation = request.group.generation.get();
+            inner.stage = Stage::Asking;
+            inner.needed = needed;
+            inner.ballots.clear();
+            inner.held.clear();
+            inner.held_whole = false;
+            inner.waker = None;
+        }
+        read.since.set(self.backend.now());
+        let all_sent = self.send_read(&read, request, key, form, &chosen);
+        if !all_sent {
+            read.give_over(self);
+        } else if let Some(hedge) = request.group.settings.hedge {
+            self.tick(hedge);
+        }
+        Taken::Sent
+    }
+
+    fn send_read(
+        &self,
+        read: &Rc<Read<B>>,
+        request: &Request<'_, B>,
+        key: &[u8],
+        form: Form,
+        chosen: &[usize],
+    ) -> bool {
+        let mut record: SmallVec<[u8; 128]> = SmallVec::new();
+        write_record_key(key, &mut record);
+        let sink: Rc<dyn ReplySink> = Rc::<Read<B>>::clone(read);
+        let bytes = request.frame.len() + record.len() + 128;
+        let mut all_sent = true;
+        for (nth, index) in chosen.iter().enumerate() {
+            let Some(member) = request.members.get(*index) else { continue };
+            let records = std::iter::once(record.as_slice());
+            let asks_value = nth == 0;
+            let part = if asks_value { VALUE } else { 0 } + u32::try_from(*index).unwrap_or(0);
+            let tag = Tag { slot: 0, part };
+            let sent = if asks_value && form == Form::Other {
+                let mut write = |out: &mut Vec<u8>| write_transaction(out, records.clone(), request.frame);
+                let replies = TRANSACTION_REPLIES;
+                let backend = &self.backend;
+                backend.send_transaction(&member.node, bytes, replies, &mut write, request.version, &sink, tag)
+            } else {
+                let last = asks_value.then_some(key);
+                let mut write = |out: &mut Vec<u8>| write_probe(out, records.clone(), last);
+                self.backend.send(&member.node, bytes, &mut write, request.version, &sink, tag)
+            };
+            all_sent &= sent.is_ok();
+        }
+        all_sent
+    }
+
+    fn take_read(self: &Rc<Self>) -> Rc<Read<B>> {
+        let mut all = self.reads.all.borrow_mut();
+        let mut free = self.reads.free.borrow_mut();
+        if let Some(place) = free.pop_front() {
+            match all.get(place) {
+                // A reply that is still due to it would be taken for one to the next.
+                Some(read) if Rc::strong_count(read) == 1 => return Rc::clone(read),
+                _ => free.push_back(place),
+            }
+        }
+        let read = Rc::new(Read {
+            engine: Rc::downgrade(self),
+            place: all.len(),
+            since: Cell::default(),
+            inner: RefCell::new(Inner {
+                question: None,
+                form: Form::Get,
+                frame: Vec::new(),
+                key: (0, 0),
+                lane: 0,
+                generation: 0,
+                stage: Stage::Over,
+                needed: 0,
+                ballots: SmallVec::new(),
+                held: Vec::new(),
+                held_whole: false,
+                live: false,
+                waker: None,
+            }),
+        });
+        all.push(Rc::clone(&read));
+        read
+    }
+
+    fn tick(self: &Rc<Self>, hedge: Duration) {
+        if !self.reads.ticking.replace(true) {
+            self.backend.later(hedge / 2, Rc::<Self>::clone(self) as Rc<dyn Wake>);
+        }
+    }
+}
+
+/// Looks at the reads under way: one that has no answer by now is asked again, of all replicas.
+impl<B: Backend> Wake for Engine<B> {
+    fn wake(self: Rc<Self>) {
+        self.reads.ticking.set(false);
+        let now = self.backend.now();
+        let mut late: SmallVec<[Rc<Read<B>>; 8]> = SmallVec::new();
+        let mut next: Option<Duration> = None;
+        for read in self.reads.all.borrow().iter() {
+            let inner = read.inner.borrow();
+            let hedge = inner.question.as_ref().and_then(|question| question.group.settings.hedge);
+            let (Stage::Asking, Some(hedge)) = (inner.stage, hedge) else { continue };
+            if inner.held.is_empty() && now.since(read.since.get()) >= hedge
+                || !inner.held.is_empty() && now.since(read.since.get()) >= hedge * 2
+            {
+                late.push(Rc::clone(read));
+            } else {
+                next = Some(next.map_or(hedge, |next| next.min(hedge)));
+            }
+        }
+        for read in late {
+            count(&self.counts.hedges);
+            read.give_over(&self);
+        }
+        match next {
+            Some(hedge) => self.tick(hedge),
+            None => self.reads.shrink(),
+        }
+    }
+}
+
+impl<B: Backend> Pool<B> {
+    /// Gives back what a burst has left.
+    fn shrink(&self) {
+        let mut all = self.all.borrow_mut();
+        if all.len() <= KEPT_MAX {
+            return;
+        }
+        while all.len() > KEPT_MAX && all.last().is_some_and(|read| Rc::strong_count(read) == 1) {
+            all.pop();
+        }
+        let len = all.len();
+        self.free.borrow_mut().retain(|place| *place < len);
+    }
+}
+
+impl<B: Backend> Read<B> {
+    /// Another way is needed: it begins anew and asks everybody.
+    fn give_over(&self, engine: &Rc<Engine<B>>) {
+        let slow = {
+            let mut inner = self.inner.borrow_mut();
+            let Some(question) = inner.question.take().filter(|_| inner.stage == Stage::Asking) else { return };
+            inner.stage = Stage::Over;
+            if let Some(waker) = inner.waker.take() {
+                waker.wake(); // The rest of the value that was paused is dropped.
+            }
+            SlowRead::of_one_key(question, &inner.frame, inner.key, engine.next_serial())
+        };
+        engine.reads.free.borrow_mut().push_back(self.place);
+        engine.read_slowly(slow);
+    }
+
+    fn finish(&self, engine: &Engine<B>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.stage = Stage::Over;
+        inner.question = None;
+        for buffer in [&mut inner.frame, &mut inner.held] {
+            if buffer.capacity() > KEPT_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
+        drop(inner);
+        engine.reads.free.borrow_mut().push_back(self.place);
+    }
+}
+
+/// What a piece of an answer leads to.
+enum Next {
+    Wait(Flow),
+    /// The value is right and whole: it begins there in the piece.
+    Answer(usize),
+    /// The value is right and was held.
+    AnswerHeld,
+    /// The value is right, and this is its beginning.
+    Begin(usize),
+    BeginHeld,
+    GiveOver,
+}
+
+impl<B: Backend> Inner<B> {
+    /// Takes a record; whether it is one, under the right fence.
+    fn note(&mut self, index: usize, record: &[u8], fence: &[u8]) -> bool {
+        let Some(question) = &self.question else { return false };
+        let Some(member) = question.members.get(index) else { return false };
+        let Some(seen) = Seen::of(record) else { return false };
+        if member.fence().as_bytes() != fence || fence.is_empty() {
+            return false;
+        }
+        // Where keys from before quoit may be, no record does not mean no key.
+        if seen.ballot.is_zero() && !member.is_pure() {
+            return false;
+        }
+        self.live = seen.live;
+        self.ballots.push(seen.ballot);
+        true
+    }
+
+    /// Whether enough agree; none when they do not.
+    fn agreed(&self, engine: &Engine<B>) -> Option<bool> {
+        let first = self.ballots.first()?;
+        if self.ballots.iter().any(|ballot| ballot != first) {
+            return None;
+        }
+        let question = self.question.as_ref()?;
+        // What changed meanwhile: a store lost its memory, or an operation on the key that came before is not done yet.
+        if question.group.generation.get() != self.generation || !engine.lanes.is_open(self.lane) {
+            return None;
+        }
+        Some(self.ballots.len() == self.needed)
+    }
+
+    fn probed(&mut self, engine: &Engine<B>, index: usize, reply: &[u8]) -> Next {
+        let mut cursor = Cursor::new(reply);
+        let noted = (|| {
+            cursor.array().filter(|count| *count == 2)?;
+            Some((cursor.bulk()?, cursor.bulk()?))
+        })();
+        if !noted.is_some_and(|(record, fence)| self.note(index, record, fence)) {
+            return Next::GiveOver;
+        }
+        match self.agreed(engine) {
+            None => Next::GiveOver,
+            Some(true) if self.held_whole => Next::AnswerHeld,
+            Some(true) if !self.held.is_empty() => Next::BeginHeld,
+            Some(_) => Next::Wait(Flow::Continue),
+        }
+    }
+
+    fn valued(&mut self, engine: &Engine<B>, index: usize, reply: &[u8], whole: bool) -> Next {
+        let mut cursor = Cursor::new(reply);
+        let form = self.form;
+        let noted = (|| {
+            let elements = if form == Form::Other { 2 } else { 3 };
+            cursor.array().filter(|count| *count == elements)?;
+            if form == Form::Other {
+                cursor.array().filter(|count| *count == 2)?;
+            }
+            Some((cursor.bulk()?, cursor.bulk()?))
+        })();
+        if !noted.is_some_and(|(record, fence)| self.note(index, record, fence)) {
+            return Next::GiveOver;
+        }
+        let value = cursor.rest();
+        if form == Form::Get && self.live && matches!(value, b"$-1\r\n" | b"_\r\n") {
+            return Next::GiveOver; // Expired, or of another type: only `GET` itself can tell.
+        }
+        let at = reply.len() - value.len();
+        match (self.agreed(engine), whole) {
+            (None, _) => Next::GiveOver,
+            (Some(true), true) => Next::Answer(at),
+            (Some(true), false) => Next::Begin(at),
+            (Some(false), _) => {
+                self.held.clear();
+                self.held.extend_from_slice(value);
+                self.held_whole = whole;
+                Next::Wait(if whole { Flow::Continue } else { Flow::Pause })
+            }
+        }
+    }
+}
+
+impl<B: Backend> ReplySink for Read<B> {
+    #[inline]
+    fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow {
+        let Some(engine) = self.engine.upgrade() else { return Flow::Continue };
+        let is_value = tag.part >= VALUE;
+        let index = (tag.part % VALUE) as usize;
+        let mut inner = self.inner.borrow_mut();
+        let next = match (inner.stage, &piece) {
+            (Stage::Over, _) => return Flow::Continue,
+            (Stage::Passing, _) if is_value => {
+                drop(inner);
+                return self.pass(&engine, piece);
+            }
+            (Stage::Passing, _) => return Flow::Continue,
+            (Stage::Asking, Piece::Whole(reply)) if is_value => inner.valued(&engine, index, reply, true),
+            (Stage::Asking, Piece::Begin(reply)) if is_value => inner.valued(&engine, index, reply, false),
+            (Stage::Asking, Piece::Whole(reply)) => inner.probed(&engine, index, reply),
+            (Stage::Asking, _) => Next::GiveOver,
+        };
+        let asker = inner.question.as_ref().map(|question| question.asker.clone());
+        match (next, asker, piece) {
+            (Next::Wait(flow), ..) => return flow,
+            (Next::Answer(at), Some(asker), Piece::Whole(reply)) => {
+                drop(inner);
+                self.finish(&engine);
+                count(&engine.counts.reads_in_one_round);
+                asker.answer(reply.get(at..).unwrap_or_default());
+            }
+            (Next::AnswerHeld, Some(asker), _) => {
+                let held = std::mem::take(&mut inner.held);
+                drop(inner);
+                count(&engine.counts.reads_in_one_round);
+                asker.answer(&held);
+                self.inner.borrow_mut().held = held;
+                self.finish(&engine);
+            }
+            (Next::Begin(at), Some(asker), Piece::Begin(reply)) => {
+                inner.stage = Stage::Passing;
+                drop(inner);
+                count(&engine.counts.reads_in_one_round);
+                let tag = asker.tag;
+                return asker.sink.reply(tag, Piece::Begin(reply.get(at..).unwrap_or_default()));
+            }
+            (Next::BeginHeld, Some(asker), _) => {
+                inner.stage = Stage::Passing;
+                let held = std::mem::take(&mut inner.held);
+                let waker = inner.waker.take();
+                drop(inner);
+                count(&engine.counts.reads_in_one_round);
+                let _: Flow = Rc::clone(&asker.sink).reply(asker.tag, Piece::Begin(&held));
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            _ => {
+                drop(inner);
+                self.give_over(&engine);
+            }
+        }
+        Flow::Continue
+    }
+
+    fn ready(&self, _tag: Tag, waker: &Waker) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        match inner.stage {
+            Stage::Over => true,
+            Stage::Asking => {
+                inner.waker = Some(waker.clone());
+                false
+            }
+            Stage::Passing => {
+                let asker = inner.question.as_ref().map(|question| question.asker.clone());
+                drop(inner);
+                asker.is_none_or(|asker| asker.sink.ready(asker.tag, waker))
+            }
+        }
+    }
+
+    fn origin(&self) -> usize {
+        self.inner.borrow().question.as_ref().map_or(0, |question| question.asker.sink.origin())
+    }
+
+    fn make_way(&self) {
+        let asker = self.inner.borrow().question.as_ref().map(|question| question.asker.clone());
+        if let Some(asker) = asker {
+            asker.sink.make_way();
+        }
+    }
+}
+
+impl<B: Backend> Read<B> {
+    /// Hands on a piece of a value that is the right one.
+    fn pass(&self, engine: &Engine<B>, piece: Piece<'_>) -> Flow {
+        let asker = self.inner.borrow().question.as_ref().map(|question| question.asker.clone());
+        let Some(asker) = asker else { return Flow::Continue };
+        if matches!(piece, Piece::End(_) | Piece::Failed(_) | Piece::Whole(_)) {
+            self.finish(engine);
+        }
+        asker.sink.reply(asker.tag, piece)
+    }
+}
