@@ -1,0 +1,198 @@
+//! The record of a key: what a store accepted and promised.
+//!
+//! The bytes, as the scripts read and write them (`scripts/*.lua`; positions from 1 there):
+//!
+//! | bytes | what | when |
+//! |---|---|---|
+//! | 1 | flags | always |
+//! | 18 | the accepted ballot | always |
+//! | 5 | prior: the low bytes of a hybrid time | flag 4 |
+//! | 16 | the promised term | flag 2 |
+//! | 4 + 8 each | the number of updates since the last blind write; the ids of the last eight operations | flag 8 |
+//!
+//! A key that is only ever SET has a record of 19 bytes, 24 if several writers wrote it.
+
+use smallvec::SmallVec;
+
+use super::ballot::{BALLOT_BYTES, Ballot, OpId, TERM_BYTES, Term, writer};
+
+/// How many operations a record remembers by their ids.
+pub const OPERATIONS_MAX: usize = 8;
+
+const TOMBSTONE: u8 = 1;
+const PROMISED: u8 = 2;
+const PRIOR: u8 = 4;
+const LINEAGE: u8 = 8;
+const EXPIRES: u8 = 16;
+
+/// The low bits of a hybrid time that a prior keeps.
+const PRIOR_BITS: u32 = 40;
+
+/// What one store knows about the version of one key.
+///
+/// The default stands for a missing record: nothing was accepted, nothing promised.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// The ballot of the state that the store holds.
+    pub accepted: Ballot,
+    /// The term below which it accepts nothing, where that is above the accepted one.
+    pub promised: Option<Term>,
+    /// The low bytes of a hybrid time: an upper bound of all that was accepted before the lineage began. `None`: nothing
+    /// was, or only blind writes of the writer whose blind write began the lineage.
+    pub prior: Option<[u8; 5]>,
+    /// Whether there was no value any more.
+    pub tombstone: bool,
+    /// Whether the value had an expiry: if it is missing, its time has passed.
+    pub expires: bool,
+    /// How many updates there were since the last blind write, or since the key was missing. 0 after a blind write.
+    pub count: u32,
+    /// The ids of the last operations, oldest first: the updates, before them the blind write. Empty after a blind
+    /// write, whose id is in its ballot.
+    pub ids: SmallVec<[u64; OPERATIONS_MAX]>,
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// They end too early, or there are some too many.
+    #[error("a version record of a wrong length, {0} bytes")]
+    Length(usize),
+    /// A flag that this version does not know.
+    #[error("a version record of an unknown kind, flags {0}")]
+    Flags(u8),
+}
+
+/// Cuts parts off the front of a record.
+struct Parts<'a> {
+    rest: &'a [u8],
+    whole: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn take<const N: usize>(&mut self) -> Result<&'a [u8; N], RecordError> {
+        let (part, rest) = self.rest.split_first_chunk::<N>().ok_or(RecordError::Length(self.whole))?;
+        self.rest = rest;
+        Ok(part)
+    }
+}
+
+impl Record {
+    /// The record of these bytes. No bytes are the record that is missing.
+    ///
+    /// # Errors
+    /// When they are none: somebody else wrote them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let wrong = RecordError::Length(bytes.len());
+        let mut parts = Parts { rest: bytes, whole: bytes.len() };
+        let [flags] = *parts.take::<1>()?;
+        if flags & !(TOMBSTONE | PROMISED | PRIOR | LINEAGE | EXPIRES) != 0 {
+            return Err(RecordError::Flags(flags));
+        }
+        let accepted = Ballot::decode(parts.take::<BALLOT_BYTES>()?).ok_or(wrong)?;
+        let prior = if flags & PRIOR == 0 { None } else { Some(*parts.take::<5>()?) };
+        let promised = if flags & PROMISED == 0 { None } else { Term::decode(parts.take::<TERM_BYTES>()?) };
+        let (mut count, mut ids) = (0, SmallVec::new());
+        if flags & LINEAGE != 0 {
+            count = u32::from_be_bytes(*parts.take::<4>()?);
+            let (each, odd) = parts.rest.as_chunks::<8>();
+            if each.is_empty() || each.len() > OPERATIONS_MAX || !odd.is_empty() {
+                return Err(wrong);
+            }
+            ids.extend(each.iter().map(|id| u64::from_be_bytes(*id)));
+        } else if !parts.rest.is_empty() {
+            return Err(wrong);
+        }
+        let (tombstone, expires) = (flags & TOMBSTONE != 0, flags & EXPIRES != 0);
+        Ok(Self { accepted, promised, prior, tombstone, expires, count, ids })
+    }
+
+    /// Appends the bytes of this record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let flag = |bit, set| if set { bit } else { 0 };
+        out.push(
+            flag(TOMBSTONE, self.tombstone)
+                | flag(PROMISED, self.promised.is_some())
+                | flag(PRIOR, self.prior.is_some())
+                | flag(LINEAGE, self.has_lineage())
+                | flag(EXPIRES, self.expires),
+        );
+        out.extend_from_slice(&self.accepted.encode());
+        out.extend(self.prior.into_iter().flatten());
+        out.extend(self.promised.into_iter().flat_map(Term::encode));
+        if self.has_lineage() {
+            out.extend_from_slice(&self.count.to_be_bytes());
+            self.ids.iter().for_each(|id| out.extend_from_slice(&id.to_be_bytes()));
+        }
+    }
+
+    fn has_lineage(&self) -> bool {
+        !self.ids.is_empty()
+    }
+
+    /// Whether a blind write made the state that it speaks of. Not if nothing was accepted.
+    pub fn is_blind(&self) -> bool {
+        !self.has_lineage() && !self.accepted.is_zero()
+    }
+
+    /// Whether the state that it speaks of has this operation in it, among the last ones that it remembers.
+    pub fn contains(&self, op: OpId) -> bool {
+        self.ids.contains(&op.0) || self.is_blind() && self.accepted.op_id() == op
+    }
+
+    /// An upper bound of the hybrid times of all that was accepted before the lineage began.
+    pub fn prior_hlc(&self) -> Option<u64> {
+        let low = self.prior?.iter().fold(0, |low, byte| low << 8 | u64::from(*byte));
+        let span = 1 << PRIOR_BITS;
+        // The largest that is not after the accepted one and ends in these bits.
+        let candidate = self.accepted.hlc & !(span - 1) | low;
+        if candidate <= self.accepted.hlc {
+            return Some(candidate);
+        }
+        // Nothing precedes the beginning of time: such a prior was never written, and rules out nothing.
+        Some(candidate.checked_sub(span).unwrap_or(self.accepted.hlc))
+    }
+
+    /// Whether this replica certainly never accepted operation `op` under `ballot`, and never will. If that is so for
+    /// more replicas than a quorum can do without, the operation was not chosen and may be tried again.
+    ///
+    /// `base_count` is the `count` of the record that the operation was applied on, 0 for a blind write.
+    pub fn never_accepted(&self, ballot: Ballot, op: OpId, base_count: u32) -> bool {
+        let closed = self.accepted > ballot || self.promised.is_some_and(|term| term > ballot.term());
+        let forgotten = self.prior_hlc().is_some_and(|hlc| hlc >= ballot.hlc);
+        if !closed || forgotten || self.accepted == ballot || self.contains(op) {
+            return false;
+        }
+        if ballot.op_id() == op {
+            self.accepted < ballot || !self.hides_blind(ballot)
+        } else {
+            self.remembers_updates_since(base_count)
+        }
+    }
+
+    /// Whether all updates after that many are still among the ids.
+    fn remembers_updates_since(&self, count: u32) -> bool {
+        // Those of eight updates are; the ninth would push the first one out.
+        self.count < 8 || self.count.saturating_sub(count) < 8
+    }
+
+    /// Whether a blind write under `ballot` may have been here and left no trace. Blind writes of one writer that follow
+    /// each other leave none but that of the last, which begins the lineage and is forgotten after seven updates.
+    fn hides_blind(&self, ballot: Ballot) -> bool {
+        let ids = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let start = match ids.checked_sub(self.count) {
+            Some(0) if self.is_blind() => Some(self.accepted.id),
+            // As many ids as updates: the lineage began with a missing key, unless eight of eight are updates.
+            Some(0) if ids < 8 => None,
+            // The blind write stands before its updates.
+            Some(1) => self.ids.first().copied(),
+            _ => return true,
+        };
+        start.is_some_and(|id| writer(id) == ballot.writer())
+    }
+}
+
+#[cfg(test)]
+mod tests;

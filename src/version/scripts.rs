@@ -1,0 +1,121 @@
+//! The scripts that change a value and its record together, as stores load them. Their files say what each takes and
+//! gives.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use sha1::{Digest as _, Sha1};
+
+use super::ballot::BALLOT_BYTES;
+
+/// The base of an update of a key of which nothing was accepted.
+pub const NO_BASE: [u8; BALLOT_BYTES] = [0; BALLOT_BYTES];
+
+/// The base of an update that takes any.
+pub const ANY_BASE: &[u8] = b"*";
+
+/// A script: the file `scripts/<name>.lua` beside this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Script {
+    /// A write that needs no base.
+    Blind,
+    /// The promise to accept nothing below a term.
+    Prepare,
+    /// A command on a known base, or none, which renews the ballot.
+    Apply,
+    /// Writes what [`Script::Fetch`] read from another replica.
+    State,
+    /// Reads the whole value and record of a key.
+    Fetch,
+    /// A command that runs on one replica only; gives what it wrote.
+    Exec,
+}
+
+/// A script as it is sent, and its name there.
+#[derive(Debug)]
+struct Loaded {
+    body: String,
+    sha: String,
+}
+
+impl Loaded {
+    fn new(file: &str) -> Self {
+        let body = without_comments(file);
+        let mut sha = String::with_capacity(40);
+        for byte in Sha1::digest(&body) {
+            write!(sha, "{byte:02x}").expect("writing to a string does not fail");
+        }
+        Self { body, sha }
+    }
+}
+
+/// What a store has to keep of a script: it remembers the text, comments and indentation too.
+fn without_comments(file: &str) -> String {
+    let lines = file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+macro_rules! loaded {
+    ($file:literal) => {{
+        static LOADED: LazyLock<Loaded> = LazyLock::new(|| Loaded::new(include_str!($file)));
+        &LOADED
+    }};
+}
+
+impl Script {
+    /// All scripts.
+    pub const ALL: [Self; 6] = [Self::Blind, Self::Prepare, Self::Apply, Self::State, Self::Fetch, Self::Exec];
+
+    /// The text for SCRIPT LOAD and EVAL.
+    pub fn body(self) -> &'static str {
+        &self.loaded().body
+    }
+
+    /// The name for EVALSHA: forty hex digits.
+    pub fn sha(self) -> &'static str {
+        &self.loaded().sha
+    }
+
+    fn loaded(self) -> &'static Loaded {
+        match self {
+            Self::Blind => loaded!("scripts/blind.lua"),
+            Self::Prepare => loaded!("scripts/prepare.lua"),
+            Self::Apply => loaded!("scripts/apply.lua"),
+            Self::State => loaded!("scripts/state.lua"),
+            Self::Fetch => loaded!("scripts/fetch.lua"),
+            Self::Exec => loaded!("scripts/exec.lua"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_indentation_stay_here() {
+        assert_eq!(
+            without_comments("-- a\n\nif x then\n  -- b\n  return 1 -- c\nend\n"),
+            "if x then\nreturn 1 -- c\nend"
+        );
+        for script in Script::ALL {
+            assert!(script.body().starts_with("local "), "{script:?}");
+            assert!(!script.body().contains("--"), "{script:?} has a comment behind code");
+        }
+    }
+
+    #[test]
+    fn names_are_digests() {
+        assert_eq!(Loaded::new("return 1").sha, "e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
+    }
+
+    #[test]
+    fn strings_are_never_compared_by_locale() {
+        // `<` on strings is `strcoll` in Lua 5.1. All that is compared that way here are bytes, counts and times.
+        for script in Script::ALL {
+            for line in script.body().lines().filter(|line| line.contains(['<', '>'])) {
+                assert!(!line.contains("ballot <") && !line.contains("term <") && !line.contains("base <"), "{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+-- A write that needs no base: SET, or RESTORE of a whole value.
+-- KEYS  key, record, fence
+-- ARGV  fence, ballot (18 bytes), grace ms, 'SET' or 'RESTORE', value or payload, expiry (Unix ms) or ''
+-- Gives 1, or {'R', record}, {'F', fence}, {'E', text}. The case of a plain SET is one MGET and one MSET.
+local found = redis.call('MGET', KEYS[2], KEYS[3])
+if found[2] ~= ARGV[1] then return {'F', found[2] or ''} end
+local old, ballot, value, expiry = found[1], ARGV[2], ARGV[5], ARGV[6]
+local flags, prior = 0, ''
+if old then
+  local byte, sub = string.byte, string.sub
+  local newer = false
+  for i = 1, 18 do
+    local a, b = byte(ballot, i), byte(old, i + 1)
+    if a ~= b then newer = a > b break end
+  end
+  if not newer then return {'R', old} end
+  local f = byte(old)
+  local at = f % 8 >= 4 and 25 or 20
+  -- A promise to a greater term stands in the way.
+  if f % 4 >= 2 then
+    for i = 1, 16 do
+      local a, b = byte(ballot, i), byte(old, at + i - 1)
+      if a ~= b then
+        if a < b then return {'R', old} end
+        break
+      end
+    end
+  end
+  -- What was accepted here before: blind writes of one writer count as one.
+  if f % 16 < 8 and sub(old, 10, 14) == sub(ballot, 9, 13) then
+    if at == 25 then flags, prior = 4, sub(old, 20, 24) end
+  elseif sub(old, 2, 9) ~= '\0\0\0\0\0\0\0\0' then
+    flags, prior = 4, sub(old, 5, 9)
+  end
+end
+if expiry ~= '' then flags = flags + 16 end
+local new = string.char(flags) .. ballot .. prior
+local plain = ARGV[4] == 'SET'
+local done
+if not plain then
+  done = redis.pcall('RESTORE', KEYS[1], expiry ~= '' and expiry or '0', value, 'REPLACE', 'ABSTTL')
+elseif expiry ~= '' then
+  done = redis.pcall('SET', KEYS[1], value, 'PXAT', expiry)
+else
+  done = redis.pcall('MSET', KEYS[1], value, KEYS[2], new)
+end
+-- Redis 6.2 leaves the dash and the line end of the wire on some errors.
+if done.err then return {'E', (string.gsub(string.gsub(done.err, '^%-', ''), '%s+$', ''))} end
+-- From here on nothing fails: after a script's first write a store lets the others through, out of memory or not.
+if expiry ~= '' then
+  local last = expiry + ARGV[3]
+  if last < 1e15 then redis.call('SET', KEYS[2], new, 'PXAT', last) else redis.call('SET', KEYS[2], new) end
+elseif not plain then
+  redis.call('SET', KEYS[2], new)
+end
+return 1
