@@ -32,5 +32,5 @@ pub use args::Args;
 pub use glob::glob;
 pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, keys};
 pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};
-pub use row::{About, Flag, Flags, Handling, LocalVerb, Row, SplitRule, VerbClass};
+pub use row::{About, Flag, Flags, Handling, LocalVerb, Replication, Row, SplitRule, VerbClass};
 pub use variant::{Condition, Variant};
