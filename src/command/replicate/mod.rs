@@ -41,6 +41,22 @@ pub enum Form<'a> {
     Malformed,
 }
 
+impl Form<'_> {
+    /// The class without what it brings; none of a malformed request.
+    pub fn class(&self) -> Option<Replication> {
+        match self {
+            Self::Read => Some(Replication::Read),
+            Self::Blind(_) => Some(Replication::Blind),
+            Self::Update => Some(Replication::Update),
+            Self::Opaque => Some(Replication::Opaque),
+            Self::FanOut => Some(Replication::FanOut),
+            Self::Local => Some(Replication::Local),
+            Self::Refused => Some(Replication::Refused),
+            Self::Malformed => None,
+        }
+    }
+}
+
 /// What a blind write stores under argument 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blind<'a> {

@@ -159,7 +159,7 @@ fn written_keys_are_told_from_read_ones() {
     check_roles("ZUNIONSTORE d 2 a b", "1! 3 4");
     check_roles("BITOP AND d a b", "2! 3 4");
     check_roles("PFMERGE d a b", "1! 2 3");
-    check_roles("SORT k STORE d", "1 4!");
+    check_roles("SORT k STORE d", "1 3!");
     check_roles("GEORADIUS k 1 1 1 m STORE d STOREDIST e", "1 7! 9!");
     check_roles("LMPOP 2 a b LEFT", "2! 3!");
     check_roles("EVAL x 2 a b c", "3! 4!");
