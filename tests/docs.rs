@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quoit::backend::Cause;
-use quoit::command::{self, Handling, Row, SplitRule, reply};
+use quoit::command::{self, Handling, Replication, Row, SplitRule, replicate, reply};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -337,7 +337,8 @@ fn the_list_of_commands_is_current() {
 fn listed(rows: &'static [Row]) -> Vec<&'static Row> {
     let mut found = Vec::new();
     for row in rows {
-        let apart = row.subcommands.iter().any(|subcommand| subcommand.handling != row.handling);
+        let apart = |other: &Row| other.handling != row.handling || other.replication != row.replication;
+        let apart = row.subcommands.iter().any(apart);
         if apart {
             found.extend(listed(row.subcommands));
             // A container whose bare name is a command of its own.
@@ -406,6 +407,82 @@ fn variants(rows: &[&'static Row]) -> String {
     lines
 }
 
+/// What a class of replication means, for people.
+fn meaning(class: Replication) -> &'static str {
+    match class {
+        Replication::Read => {
+            "One replica answers, and so many others confirm that its copy is the newest that no finished write can be \
+             missed."
+        }
+        Replication::Blind => {
+            "What was there does not matter: one round to all replicas, done when a write quorum holds it."
+        }
+        Replication::Update => {
+            "Of one key: each replica runs it for itself, on a state that a quorum has agreed on before."
+        }
+        Replication::Opaque => {
+            "One replica runs it, and the others get the state of the keys it has written: several keys, chance, the \
+             store's clock, programs."
+        }
+        Replication::FanOut => "No key of its own: it asks or tells each node by itself.",
+        Replication::Local => "Answered by quoit, as in any pool.",
+        Replication::Refused => "Never served, for the reason above.",
+    }
+}
+
+/// Requests that go another way than their verb: what is said of them is asked of the program.
+const BY_ARGUMENTS: &[&str] = &[
+    "SET key value EX 10",
+    "SET key value NX",
+    "SET key value GET",
+    "SET key value KEEPTTL",
+    "RESTORE key 0 payload REPLACE",
+    "RESTORE key 0 payload",
+    "GETEX key",
+    "GETEX key EX 10",
+    "BITFIELD key GET u8 0",
+    "BITFIELD key SET u8 0 1",
+    "SORT key",
+    "SORT key STORE destination",
+    "GEORADIUS key 15 37 200 km",
+    "GEORADIUS key 15 37 200 km STORE destination",
+    "XADD key 1-1 field value",
+    "XADD key * field value",
+    "XADD key MAXLEN ~ 1000 1-1 field value",
+    "XTRIM key MAXLEN 1000",
+    "XTRIM key MAXLEN ~ 1000",
+];
+
+fn class_of(request: &str) -> Replication {
+    let (mut frame, mut bounds) = (Vec::new(), Vec::new());
+    for word in request.split(' ') {
+        let start = u32::try_from(frame.len()).unwrap();
+        frame.extend_from_slice(word.as_bytes());
+        bounds.push((start, u32::try_from(frame.len()).unwrap()));
+    }
+    let args = command::Args::new(&frame, &bounds);
+    let row = command::resolve(&args).unwrap();
+    replicate::classify(row, &args, 1_000_000).class().unwrap()
+}
+
+/// The verbs by their class of replication, and the requests that have another than their verb.
+fn replication(rows: &[&'static Row]) -> String {
+    let mut text = String::new();
+    for class in Replication::ALL {
+        writeln!(text, "**{}.** {}\n", class.as_str(), meaning(class)).unwrap();
+        let verbs = rows.iter().filter(|row| row.replication == class).map(|row| spoken(row));
+        // Those that are listed above under the same name.
+        if !matches!(class, Replication::Local | Replication::Refused) {
+            writeln!(text, "{}\n", verbs.collect::<Vec<_>>().join(", ")).unwrap();
+        }
+    }
+    text.push_str("Where the arguments decide:\n\n| request | class |\n|---|---|\n");
+    for request in BY_ARGUMENTS {
+        writeln!(text, "| `{request}` | {} |", class_of(request).as_str()).unwrap();
+    }
+    text
+}
+
 fn commands_page() -> String {
     let rows = listed(command::all());
     let split = |rule: SplitRule| {
@@ -437,7 +514,10 @@ fn commands_page() -> String {
          `-ERR 'MULTI' is not supported by quoit yet: …`, with the reason; the connection lives.\n\n{}\n\
          ## Refused\n\n\
          `-ERR 'CONFIG SET' is refused by quoit: …`, with the reason; the connection lives.\n\n{}\n\
-         ## Decided by arguments\n\n{}",
+         ## Decided by arguments\n\n{}\n\
+         ## In a pool that keeps several copies\n\n\
+         Where a pool has `replicas` of 2 or more, each verb belongs to a class that says how it goes to the replicas of its\n\
+         keys. A verb that is not yet served has the class it will have.\n\n{}",
         by_group(&rows, |row| row.handling == Handling::Forward),
         by_group(&rows, |row| row.handling == Handling::SameNode),
         split(SplitRule::Mget),
@@ -449,5 +529,6 @@ fn commands_page() -> String {
         by_reason(&rows, |row| if let Handling::Later(reason) = row.handling { Some(reason) } else { None }),
         by_reason(&rows, |row| if let Handling::Refused(reason) = row.handling { Some(reason) } else { None }),
         variants(&rows),
+        replication(&rows),
     )
 }

@@ -232,7 +232,7 @@ pub(super) fn stream_options(args: &Args<'_>) -> StreamOptions {
 }
 
 /// The argument of the last `STORE`, past the arguments of other options.
-fn sort_destination(args: &Args<'_>) -> Option<usize> {
+pub(super) fn sort_destination(args: &Args<'_>) -> Option<usize> {
     let (mut destination, mut at) = (None, 2);
     while at < args.len() {
         if args.is_word(at, "LIMIT") {

@@ -3,7 +3,7 @@
 //! A request meets this module once. The frontend scans a frame into [`Args`] and calls [`resolve`], which gives the
 //! row of the verb (of the subcommand, of the variant its arguments ask for) or the reason why there is none. The row's
 //! [`Handling`] says who answers: a node ([`Row::single_key_at`], or [`keys()`] where there are several), several nodes,
-//! or quoit itself. Texts come from [`reply`], answers to `COMMAND` from [`introspect`].
+//! or quoit itself. In a pool that keeps several copies, [`replicate`] says how it goes to them. Texts come from [`reply`], answers to `COMMAND` from [`introspect`].
 //!
 //! The table is generated: facts from the `COMMAND` replies of real servers, decisions from one readable file
 //! (`tools/`). A test generates it again and compares; another compares [`keys()`] with the servers' `COMMAND GETKEYS`.
@@ -17,20 +17,23 @@
 //!
 //! It deliberately does not know nodes, rings or replicas: whether keys share a node is the coordinator's question.
 
+mod absolute;
 mod args;
 mod glob;
 pub mod introspect;
 mod keys;
 mod lookup;
+pub mod replicate;
 pub mod reply;
 mod row;
 #[rustfmt::skip]
 mod table;
 mod variant;
 
+pub use absolute::{Words, absolute};
 pub use args::Args;
 pub use glob::glob;
 pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, keys};
 pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};
-pub use row::{About, Flag, Flags, Handling, LocalVerb, Row, SplitRule, VerbClass};
+pub use row::{About, Flag, Flags, Handling, LocalVerb, Replication, Row, SplitRule, VerbClass};
 pub use variant::{Condition, Variant};

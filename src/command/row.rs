@@ -4,7 +4,9 @@
 //!
 //! * A row whose handling is `Forward` has `single_key_at`; no other row has.
 //! * `SameNode` and `Split` rows have at least one key specification that names keys.
-//! * Flags, key specifications, tips and categories are facts of real servers; `handling` is our decision.
+//! * Flags, key specifications, tips and categories are facts of real servers; `handling` and `replication` are our
+//!   decisions.
+//! * No row that may write has the class `Read`; a `Blind` or `Update` row has one kind of keys and is allowed in scripts.
 
 use super::keys::KeySpecs;
 use super::variant::Variant;
@@ -22,6 +24,8 @@ pub struct Row {
     pub class: VerbClass,
     /// What quoit does with it.
     pub handling: Handling,
+    /// How its plainest form goes to the replicas of its keys; [`super::replicate::classify`] looks at the arguments.
+    pub replication: Replication,
     /// Where its only key stands; the fast path of `keys`.
     pub single_key_at: Option<u8>,
     /// Where its keys stand.
@@ -108,6 +112,44 @@ pub enum Handling {
     Later(&'static str),
     /// Never served, for this reason.
     Refused(&'static str),
+}
+
+/// How a verb goes to the replicas of its keys, in a pool that keeps several copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// Changes nothing that a client can see: one replica answers once enough of them are known to agree.
+    Read,
+    /// Neither its outcome nor its reply depends on what was there: one round to all replicas.
+    Blind,
+    /// Of one key, and gives replicas that agree the same outcome: each runs it for itself on the agreed state.
+    Update,
+    /// One replica runs it, and the others get the state of the keys it has written.
+    Opaque,
+    /// Has no key of its own: asks or tells each node by itself.
+    FanOut,
+    /// Quoit answers.
+    Local,
+    /// Never served.
+    Refused,
+}
+
+impl Replication {
+    /// Every class.
+    pub const ALL: [Self; 7] =
+        [Self::Read, Self::Blind, Self::Update, Self::Opaque, Self::FanOut, Self::Local, Self::Refused];
+
+    /// Its word in the documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Blind => "blind",
+            Self::Update => "update",
+            Self::Opaque => "opaque",
+            Self::FanOut => "fan-out",
+            Self::Local => "local",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// How a split verb's fragments are cut and their replies become one.
