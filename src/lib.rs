@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`clock`] [`metrics`] | time, read once for each batch of work; what is counted, in cells that have one writer |
 //! | [`command`] [`ring`] | one row a verb, and every error text; key → token → node. Both pure |
-//! | [`protocol`] | RESP scanners: where a frame ends and where its arguments are. Pure |
+//! | [`protocol`] [`quorum`] | RESP scanners: where a frame ends and where its arguments are; levels, and how many replicas must answer. Pure |
 //! | [`config`] | the file as written, as checked, as watched |
 //! | [`backend`] [`listener`] | one request to one store; the accept loop |
 //! | [`topology`] | the snapshot that a request sees: rings, and this worker's handles to the nodes |
@@ -94,6 +94,7 @@ pub mod command;
 pub mod ring;
 
 pub mod protocol;
+pub mod quorum;
 
 pub mod config;
 
