@@ -38,7 +38,8 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
             File::default()
         }
     };
-    let mut check = Check { faults, secrets };
+    let well_shaped = faults.is_empty();
+    let mut check = Check { faults, secrets, well_shaped };
     let config = check.config(&file, text);
     check.faults.or(config)
 }
@@ -47,6 +48,8 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
 pub(super) struct Check<'s> {
     pub(super) faults: Faults,
     secrets: &'s Secrets,
+    /// Whether the walk of the shape found no fault: only then is a setting that is not here one that nobody wrote.
+    pub(super) well_shaped: bool,
 }
 
 impl Check<'_> {
@@ -55,6 +58,7 @@ impl Check<'_> {
         let names = self.pool_names(&file.pool);
         let listeners = self.listeners(file, &names, admin.as_ref());
         let pools: Vec<_> = file.pool.iter().map(|table| self.pool(table)).collect();
+        self.shared_stores(&file.pool);
         Some(Config {
             proxy: proxy(&file.proxy),
             admin: admin?,
@@ -95,7 +99,7 @@ impl Check<'_> {
     }
 
     fn pool_names<'f>(&mut self, pools: &'f [PoolTable]) -> Names<'f> {
-        let mut names = Names { indexes: HashMap::new(), complete: true };
+        let mut names = Names { tables: pools, indexes: HashMap::new(), complete: true };
         for (index, table) in pools.iter().enumerate() {
             let Some(name) = &table.name else {
                 names.complete = false;
@@ -181,6 +185,9 @@ impl Check<'_> {
         let mut routes: Vec<Option<Route>> = Vec::new();
         for table in tables {
             let pool = table.pool.as_ref().and_then(|name| self.pool_index(name, pools));
+            if let (Some(level), Some(pool)) = (&table.level, pool.and_then(|index| pools.tables.get(index))) {
+                self.route_level(level, pool);
+            }
             let Some(prefix) = &table.prefix else { continue };
             if let Some(first) = seen.insert(&prefix.value, &prefix.span) {
                 self.duplicate("two routes have the same prefix", &prefix.span, first);
@@ -190,7 +197,8 @@ impl Check<'_> {
                 Some("") => Rewrite::Strip,
                 Some(replacement) => Rewrite::Replace(replacement.as_bytes().to_vec()),
             };
-            routes.push(pool.map(|pool| Route { prefix: prefix.value.as_bytes().to_vec(), pool, rewrite }));
+            let level = table.level.as_ref().map(|level| level.value);
+            routes.push(pool.map(|pool| Route { prefix: prefix.value.as_bytes().to_vec(), pool, rewrite, level }));
         }
         let mut routes: Vec<Route> = routes.into_iter().collect::<Option<_>>()?;
         routes.sort_by(|left, right| {
@@ -269,6 +277,7 @@ impl Check<'_> {
 
 /// The pools by name.
 struct Names<'f> {
+    tables: &'f [PoolTable],
     indexes: HashMap<&'f str, (&'f Range<usize>, usize)>,
     /// Whether every pool has a name, so that a name that is not here is nobody's.
     complete: bool,

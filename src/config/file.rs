@@ -15,6 +15,7 @@ use std::ops::Range;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::quorum::{Adopt, Level};
 use crate::ring::{KeyHash, Placement};
 
 /// A value and the bytes of the file that spell it.
@@ -243,6 +244,9 @@ pub(super) struct RouteTable {
     #[schemars(length(max = 1_024))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) replace_prefix: Option<String>,
+    /// What commands for these keys want of the replicas, in place of the `level` of the pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) level: Option<At<Level>>,
 }
 
 /// One set of stores that share a ring.
@@ -255,9 +259,50 @@ pub(super) struct PoolTable {
     pub(super) name: Option<At<String>>,
     /// What the stores speak.
     pub(super) protocol: Protocol,
-    /// On how many nodes each key is kept. This version accepts 1 alone.
+    /// On how many nodes each key is kept, in different zones as far as there are some. With 1 keys are sent as they
+    /// come and a dead node's keys fail. With more, a key is served while a majority of its nodes answers: 3 bear the
+    /// loss of one node, 5 of two. 2 bear no loss: they keep the data, but a dead node stops the writes of its keys.
+    /// More cost memory and a request to each. The stores then also hold a record of 19 to 100 bytes for each key. Not
+    /// more than there are nodes, and a reload cannot change it.
     #[schemars(range(min = 1, max = 7))]
-    pub(super) replicas: At<u32>,
+    pub(super) replicas: At<u8>,
+    /// What commands want of the replicas before they are answered. Default: `linearizable`. Only with more than one
+    /// replica. A route may name another for its keys. The stores of a pool whose level is not `eventual` must not
+    /// evict keys (`maxmemory-policy noeviction` or one of the `volatile-` policies).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) level: Option<At<Level>>,
+    /// How many replicas must have taken a write before it is answered. Default: a majority. More lose less when
+    /// stores lose their data; fewer nodes may then be dead. Unless the level is `eventual`, twice of it must be more
+    /// than `replicas`, and it and `read_quorum` together, too.
+    #[schemars(range(min = 1, max = 7))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) write_quorum: Option<At<u8>>,
+    /// How many replicas a read asks at least. Default: a majority. A read is answered when this many agree, and at
+    /// least `replicas` - `read_quorum` + 1, so that the next one sees the same: a smaller number than a majority
+    /// makes no read cheaper and needs a larger `write_quorum`.
+    #[schemars(range(min = 1, max = 7))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) read_quorum: Option<At<u8>>,
+    /// How long a replicated operation may take with all its tries, in milliseconds. Afterwards the client gets
+    /// `-NOREPLICAS` if it was certainly not applied, and `-UNKNOWN` if it may have been. Less answers sooner when
+    /// replicas are slow or many clients want one key; more lets more operations succeed.
+    #[schemars(range(min = 10, max = 600_000u64))]
+    pub(super) operation_timeout_ms: u64,
+    /// How long a replicated read waits for the replicas it asked before it asks one more, in milliseconds. 0: never.
+    /// Less hides slow replicas sooner and sends more requests; set it above what reads normally take.
+    #[schemars(range(max = 60_000u64))]
+    pub(super) hedge_ms: u64,
+    /// How many keys of replicated pools may wait in each worker to be repaired in the background. Beyond it keys are
+    /// dropped and found again by the next read. More remember more of a replica's absence and hold more memory.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub(super) repair_queue_len: usize,
+    /// How long the record of a deleted key is kept, in seconds. A replica that was away for longer may bring deleted
+    /// keys back, unless it is emptied before it returns. Less saves memory where many keys are deleted.
+    #[schemars(range(min = 60, max = 315_360_000u64))]
+    pub(super) tombstone_grace_s: u64,
+    /// Which value wins when replicas hold different values of a key from before quoit. Only a key without any record
+    /// asks this; the first command that touches the key settles it.
+    pub(super) adopt: Adopt,
     /// How keys are placed on nodes.
     pub(super) ring: RingTable,
     /// One store. At least one is needed.
@@ -314,6 +359,14 @@ impl Default for PoolTable {
             name: None,
             protocol: Protocol::Redis,
             replicas: At { value: 1, span: 0..0 },
+            level: None,
+            write_quorum: None,
+            read_quorum: None,
+            operation_timeout_ms: 2_000,
+            hedge_ms: 20,
+            repair_queue_len: 10_000,
+            tombstone_grace_s: 864_000,
+            adopt: Adopt::Majority,
             ring: RingTable::default(),
             node: Vec::new(),
             username: None,
@@ -373,8 +426,9 @@ pub(super) struct NodeTable {
     /// The node's part of the keys relative to the others. Only placements that honour weights accept other than 1.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) weight: At<u32>,
-    /// Where the node is, such as a rack or an availability zone. Shown by `quoit route` and on `/ring`; with one
-    /// replica it changes nothing.
+    /// Where the node is, such as a rack or an availability zone. The replicas of a key go to different zones as far as
+    /// there are some, so that the loss of one zone is that of one replica; with one replica it changes nothing.
+    /// Shown by `quoit route` and on `/ring`. Default: a zone of its own.
     #[schemars(length(min = 1, max = 128))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) zone: Option<String>,

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::quorum::{Adopt, Level, Quorums};
 use crate::ring;
 
 mod address;
@@ -29,6 +30,7 @@ pub mod import;
 mod pool;
 mod reference;
 pub mod reload;
+mod replication;
 mod schema;
 mod secret;
 mod shape;
@@ -132,6 +134,9 @@ pub struct Route {
     pub pool: usize,
     /// What the store sees of the key.
     pub rewrite: Rewrite,
+    /// What commands for these keys want of the replicas, in place of the pool's level. Only where the pool has more than
+    /// one, and its quorums suffice.
+    pub level: Option<Level>,
 }
 
 /// What a store sees of a routed key.
@@ -164,8 +169,22 @@ pub struct Pool {
     pub name: String,
     /// What the stores speak.
     pub protocol: Protocol,
-    /// On how many nodes each key is kept; 1 in this version.
+    /// On how many nodes each key is kept: not more than there are. The same number as in `quorums`.
     pub replicas: u32,
+    /// How many of them must answer. They [meet](Quorums::check) if the level of the pool or of a route to it needs that.
+    pub quorums: Quorums,
+    /// What commands want of the replicas unless their route says otherwise; `linearizable` with one replica.
+    pub level: Level,
+    /// How long a replicated operation may take with all its tries.
+    pub operation_timeout: Duration,
+    /// When a read asks one more replica; `None` for never.
+    pub hedge: Option<Duration>,
+    /// Keys of this pool that may wait in one worker for background repair.
+    pub repair_queue_len: usize,
+    /// How long the record of a deleted key is kept.
+    pub tombstone_grace: Duration,
+    /// Which of several values without a version wins.
+    pub adopt: Adopt,
     /// How keys are placed. It has been built once, so it builds.
     pub ring: ring::RingSpec,
     /// The stores, in the order of the ring's members.

@@ -21,12 +21,7 @@ const SLOTS: u16 = 16_384;
 impl Check<'_> {
     /// Checks one pool.
     pub(super) fn pool(&mut self, table: &PoolTable) -> Option<Pool> {
-        if table.replicas.value != 1 {
-            self.push(
-                Fault::new(&table.replicas.span, "more than one replica is not served yet")
-                    .help("set `replicas = 1`: replication comes with a later version"),
-            );
-        }
+        let (quorums, level) = self.replication(table);
         let password = self.secret("password", table.password_file.as_ref(), table.password_env.as_ref());
         let has_password = table.password_file.is_some() || table.password_env.is_some();
         self.user_has_password(table.username.as_ref(), has_password);
@@ -38,7 +33,14 @@ impl Check<'_> {
         Some(Pool {
             name: table.name.as_ref()?.value.clone(),
             protocol: table.protocol,
-            replicas: table.replicas.value,
+            replicas: u32::from(table.replicas.value),
+            quorums,
+            level,
+            operation_timeout: Duration::from_millis(table.operation_timeout_ms),
+            hedge: Some(table.hedge_ms).filter(|ms| 0 < *ms).map(Duration::from_millis),
+            repair_queue_len: table.repair_queue_len,
+            tombstone_grace: Duration::from_secs(table.tombstone_grace_s),
+            adopt: table.adopt,
             ring: ring?,
             nodes: nodes.into_iter().collect::<Option<_>>()?,
             timeouts: Timeouts {

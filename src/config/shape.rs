@@ -16,7 +16,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::faults::{Fault, Faults, nearest};
 
 /// What people write who come from elsewhere, and what it is called here.
-const ELSEWHERE: [(&str, &str); 16] = [
+const ELSEWHERE: [(&str, &str); 13] = [
     ("servers", "each server is a `[[pool.node]]` with a `name` and an `address`"),
     ("nodes", "each node is a `[[pool.node]]`"),
     ("pools", "each pool is a `[[pool]]`"),
@@ -32,9 +32,6 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("auto_eject_hosts", "a failing node's keys are never served by another node, so there is nothing to set"),
     ("password", "secrets do not stand in this file: use `password_file` or `password_env`"),
     ("token", "secrets do not stand in this file: use `token_file` or `token_env`"),
-    ("level", "consistency levels come with replication, in a later version"),
-    ("write_quorum", "quorums come with replication, in a later version"),
-    ("read_quorum", "quorums come with replication, in a later version"),
     ("tls", "TLS comes with a later version"),
 ];
 
@@ -261,6 +258,9 @@ fn wrong_type(schema: &Value, value: &DeValue<'_>, span: &Range<usize>, key: &Ra
         Some("array") => ("an array", None),
         Some("integer") if path.ends_with("_ms") => {
             ("an integer", Some("a number of milliseconds, such as 1_500".to_owned()))
+        }
+        Some("integer") if path.ends_with("_s") => {
+            ("an integer", Some("a number of seconds, such as 86_400".to_owned()))
         }
         Some("integer") if path.contains("_bytes") => {
             ("an integer", Some("a number of bytes, such as 1_048_576".to_owned()))

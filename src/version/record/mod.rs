@@ -24,6 +24,7 @@ const PROMISED: u8 = 2;
 const PRIOR: u8 = 4;
 const LINEAGE: u8 = 8;
 const EXPIRES: u8 = 16;
+const TRANSFERRED: u8 = 32;
 
 /// The low bits of a hybrid time that a prior keeps.
 const PRIOR_BITS: u32 = 40;
@@ -44,6 +45,9 @@ pub struct Record {
     pub tombstone: bool,
     /// Whether the value had an expiry: if it is missing, its time has passed.
     pub expires: bool,
+    /// Whether the state came from another replica. Then the next blind write sets the prior, whoever wrote both: what
+    /// arrives late from their writer can tell that it was never here.
+    pub transferred: bool,
     /// How many updates there were since the last blind write, or since the key was missing. 0 after a blind write.
     pub count: u32,
     /// The ids of the last operations, oldest first: the updates, before them the blind write. Empty after a blind
@@ -88,7 +92,7 @@ impl Record {
         let wrong = RecordError::Length(bytes.len());
         let mut parts = Parts { rest: bytes, whole: bytes.len() };
         let [flags] = *parts.take::<1>()?;
-        if flags & !(TOMBSTONE | PROMISED | PRIOR | LINEAGE | EXPIRES) != 0 {
+        if flags & !(TOMBSTONE | PROMISED | PRIOR | LINEAGE | EXPIRES | TRANSFERRED) != 0 {
             return Err(RecordError::Flags(flags));
         }
         let accepted = Ballot::decode(parts.take::<BALLOT_BYTES>()?).ok_or(wrong)?;
@@ -106,7 +110,8 @@ impl Record {
             return Err(wrong);
         }
         let (tombstone, expires) = (flags & TOMBSTONE != 0, flags & EXPIRES != 0);
-        Ok(Self { accepted, promised, prior, tombstone, expires, count, ids })
+        let transferred = flags & TRANSFERRED != 0;
+        Ok(Self { accepted, promised, prior, tombstone, expires, transferred, count, ids })
     }
 
     /// Appends the bytes of this record.
@@ -117,7 +122,8 @@ impl Record {
                 | flag(PROMISED, self.promised.is_some())
                 | flag(PRIOR, self.prior.is_some())
                 | flag(LINEAGE, self.has_lineage())
-                | flag(EXPIRES, self.expires),
+                | flag(EXPIRES, self.expires)
+                | flag(TRANSFERRED, self.transferred),
         );
         out.extend_from_slice(&self.accepted.encode());
         out.extend(self.prior.into_iter().flatten());
@@ -172,8 +178,16 @@ impl Record {
         }
     }
 
+    /// Whether the replica that refused `op`, sent once under `ballot`, with this record never took it from anybody else
+    /// either, and never will. A message that arrived and was refused does not come again, so what
+    /// [`Record::never_accepted`] has to leave open is known here.
+    pub fn refused_for_good(&self, ballot: Ballot, op: OpId) -> bool {
+        let forgotten = self.prior_hlc().is_some_and(|hlc| hlc >= ballot.hlc);
+        self.accepted != ballot && !self.contains(op) && !forgotten && !(self.count > 0 && self.accepted > ballot)
+    }
+
     /// Whether all updates after that many are still among the ids.
-    fn remembers_updates_since(&self, count: u32) -> bool {
+    pub fn remembers_updates_since(&self, count: u32) -> bool {
         // Those of eight updates are; the ninth would push the first one out.
         self.count < 8 || self.count.saturating_sub(count) < 8
     }

@@ -26,8 +26,8 @@ if old then
       end
     end
   end
-  -- What was accepted here before: blind writes of one writer count as one.
-  if f % 16 < 8 and sub(old, 10, 14) == sub(ballot, 9, 13) then
+  -- What was accepted here before: blind writes that came here from one writer count as one.
+  if f % 16 < 8 and f % 64 < 32 and sub(old, 10, 14) == sub(ballot, 9, 13) then
     if at == 25 then flags, prior = 4, sub(old, 20, 24) end
   elseif sub(old, 2, 9) ~= '\0\0\0\0\0\0\0\0' then
     flags, prior = 4, sub(old, 5, 9)

@@ -2,7 +2,7 @@
 -- KEYS  key 1..k, record 1..k, fence
 -- ARGV  fence, ballot (18 bytes), operation id (8), RESP version of the reply, grace ms, tombstone ms, k,
 --       one '1' (written) or '0' for each key, base 1..k (18 bytes, zeros for none, '*' for any), command and arguments
--- Gives {'A', reply, record, payload or '', expiry (Unix ms, as text) or '', ... for each written key},
+-- Gives {'X', reply, record, payload or '', expiry (Unix ms, as text) or '', ... for each written key},
 -- or {'R', record or '', ... for each key} (refused), {'B', the same} (behind), {'F', fence}, {'E', text}.
 local k, written, ballot = tonumber(ARGV[7]), ARGV[8], ARGV[2]
 local names = {}
@@ -53,7 +53,7 @@ end
 if type(result) == 'table' and result.err then
   return {'E', (string.gsub(string.gsub(result.err, '^%-', ''), '%s+$', ''))}
 end
-local reply = {'A', result}
+local reply = {'X', result}
 for n = 1, k do
   if byte(written, n) == 49 then
     local key, old = KEYS[n], found[n]

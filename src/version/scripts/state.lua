@@ -25,7 +25,7 @@ for i = 1, 18 do
 end
 if newer == 0 or newer < 0 and ARGV[5] == 'W' then return 1 end
 if newer < 0 then return {'R', old} end
-local flags = f % 2 + (f % 16 >= 8 and 8 or 0) + (f % 32 >= 16 and 16 or 0)
+local flags = 32 + f % 2 + (f % 16 >= 8 and 8 or 0) + (f % 32 >= 16 and 16 or 0)
 local prior, promised = '', ''
 if old then
   if o % 4 >= 2 then
