@@ -30,6 +30,8 @@ pub struct NodeOptions {
     pub address: Address,
     /// How quoit signs in.
     pub credentials: Option<Credentials>,
+    /// Scripts that every new connection loads before it is used. A store that does not take them is down.
+    pub scripts: Arc<[Arc<str>]>,
     /// Connect and handshake.
     pub connect_timeout: Duration,
     /// Waiting to be sent.
@@ -331,6 +333,7 @@ impl Node {
         let opened = handshake::open(
             &options.address,
             options.credentials.as_ref(),
+            &options.scripts,
             version,
             options.connect_timeout,
             &mut last_good,
