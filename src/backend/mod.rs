@@ -4,11 +4,13 @@
 //! # Invariants
 //! - A sink hears of each request exactly once: pieces that end in a whole reply, or a [`Failure`].
 //! - `send` never calls the sink; what can be refused at once is returned as an error.
+//! - A sink may send from within [`ReplySink::reply`], to any node.
 //! - Replies of one connection arrive in the order of its requests, and a late reply finds its own entry or none.
 
 mod context;
 pub mod embedded;
 pub mod redis;
+mod stores;
 mod stream;
 
 use std::fmt;
@@ -18,7 +20,81 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub use context::{Context, Limits};
+pub use stores::Stores;
 pub use stream::Stream;
+
+use crate::clock::Moment;
+use crate::protocol::resp::Version;
+
+/// What a coordinator needs of the world outside it: stores, clocks, timers. One implementation is a worker's
+/// ([`Stores`]), another may be a simulation's.
+pub trait Backend: 'static {
+    /// A handle to one store.
+    type Node: 'static;
+
+    /// Sends a request that `write` appends to what waits to be sent; `bytes` is about how long it is.
+    ///
+    /// # Errors
+    /// What can be refused at once; the sink hears nothing then.
+    fn send(
+        &self,
+        node: &Rc<Self::Node>,
+        bytes: usize,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        version: Version,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Result<(), Cause>;
+
+    /// Sends several requests in one piece, such as `MULTI` … `EXEC`, to which `count` replies come. The sink gets the
+    /// last of them; if one before it is an error, it gets the first such error instead and the rest is dropped.
+    ///
+    /// # Errors
+    /// What can be refused at once; the sink hears nothing then.
+    #[expect(clippy::too_many_arguments, reason = "what `send` takes, and the number of replies")]
+    fn send_transaction(
+        &self,
+        node: &Rc<Self::Node>,
+        bytes: usize,
+        count: u32,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        version: Version,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Result<(), Cause>;
+
+    /// Whether the store is believed to answer. One that is not refuses at once, so that a read chooses others.
+    fn is_available(&self, node: &Rc<Self::Node>) -> bool;
+
+    /// The node and its address, as people read it.
+    fn label(&self, node: &Rc<Self::Node>) -> Arc<str>;
+
+    /// The node's identity in its pool.
+    fn name<'n>(&self, node: &'n Rc<Self::Node>) -> &'n str;
+
+    /// How many connections to the store were opened so far. When it has changed, the store may have been restarted,
+    /// or be another one.
+    fn generation(&self, node: &Rc<Self::Node>) -> u64;
+
+    /// The moment at which the current batch of work began. Never goes back.
+    fn now(&self) -> Moment;
+
+    /// Unix time of that moment in milliseconds. Goes back only when the machine's clock was set back.
+    fn wall_ms(&self) -> u64;
+
+    /// A random number. Not for secrets.
+    fn random(&self) -> u64;
+
+    /// Calls [`Wake::wake`] once when `after` has passed, on this worker's thread and never from within this call. A
+    /// worker that drains waits for it, so `after` has to be short.
+    fn later(&self, after: Duration, wake: Rc<dyn Wake>);
+}
+
+/// Who waits for a time to pass.
+pub trait Wake {
+    /// It has passed.
+    fn wake(self: Rc<Self>);
+}
 
 /// Names one request towards its sink: the sink chooses it and gets it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -101,6 +101,8 @@ fn node_options(pool: &Pool, node: &crate::config::Node) -> NodeOptions {
             .password
             .as_ref()
             .map(|password| Credentials { username: node.username.clone(), password: password.expose().to_owned() }),
+        // Only pools with more than one replica run scripts.
+        scripts: Arc::default(),
         connect_timeout: pool.timeouts.connect,
         queue_timeout: pool.timeouts.queue,
         service_timeout: pool.timeouts.service,

@@ -43,13 +43,14 @@ pub(super) enum Refusal {
 pub(super) async fn open(
     address: &Address,
     credentials: Option<&Credentials>,
+    scripts: &[Arc<str>],
     version: Version,
     timeout: Duration,
     last_good: &mut Vec<SocketAddr>,
 ) -> Result<Stream, Refusal> {
     let opened = tokio::time::timeout(timeout, async {
         let mut stream = connect(address, last_good).await.map_err(|error| Refusal::Down(error.to_string().into()))?;
-        greet(&mut stream, credentials, version).await?;
+        greet(&mut stream, credentials, scripts, version).await?;
         Ok(stream)
     });
     match opened.await {
@@ -90,8 +91,17 @@ async fn connect(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Resu
     }
 }
 
-/// Authenticates, chooses the protocol version, names the connection, and asks for a sign of life. All in one write.
-async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: Version) -> Result<(), Refusal> {
+/// Authenticates, chooses the protocol version, names the connection, loads scripts, and asks for a sign of life. All in
+/// one write.
+///
+/// A store that has lost its scripts has restarted or was told to forget them. The first closes its connections, so that
+/// the next request finds them again; whoever runs a script must have an answer to the second.
+async fn greet(
+    stream: &mut Stream,
+    credentials: Option<&Credentials>,
+    scripts: &[Arc<str>],
+    version: Version,
+) -> Result<(), Refusal> {
     let mut hello: Vec<&[u8]> = Vec::new();
     let mut names = Vec::new();
     let mut out = Vec::new();
@@ -115,6 +125,9 @@ async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: 
         (Version::Resp2, None) => {}
     }
     send("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", b"quoit"]);
+    for script in scripts {
+        send(SCRIPT_LOAD, &[b"SCRIPT", b"LOAD", script.as_bytes()]);
+    }
     send("PING", &[b"PING"]);
 
     write_all(stream, &out).await.map_err(|error| Refusal::HungUp(error.to_string().into()))?;
@@ -123,7 +136,8 @@ async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: 
         // A name is a courtesy; a store that takes none is a store all the same.
         if reply.first() == Some(&b'-') && *name != "CLIENT SETNAME" {
             let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
-            let why = format!("{name} answered: {text}").into();
+            let need = if *name == SCRIPT_LOAD { "; a pool with replicas needs stores that run scripts" } else { "" };
+            let why = format!("{name} answered: {text}{need}").into();
             // `HELLO` is since Redis 6.0. That a store has none is no reason to keep clients that need none from it.
             let is_unsupported = *name == "HELLO" && (text.starts_with("ERR unknown") || text.starts_with("NOPROTO"));
             return Err(if is_unsupported { Refusal::Unsupported(why) } else { Refusal::Down(why) });
@@ -131,6 +145,8 @@ async fn greet(stream: &mut Stream, credentials: Option<&Credentials>, version: 
     }
     Ok(())
 }
+
+const SCRIPT_LOAD: &str = "SCRIPT LOAD";
 
 async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
     match stream {

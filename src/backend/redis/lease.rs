@@ -25,7 +25,7 @@ impl Lease {
     pub fn begin(&self, sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
         let mut inner = self.connection.inner.borrow_mut();
         inner.leased = true;
-        inner.in_flight.push_back(Entry { sink: Some(Rc::clone(sink)), tag, end: u64::MAX, at: now });
+        inner.in_flight.push_back(Entry::new(sink, tag, u64::MAX, now));
         self.connection.load.set(inner.in_flight.len());
     }
 

@@ -30,6 +30,8 @@ pub struct NodeOptions {
     pub address: Address,
     /// How quoit signs in.
     pub credentials: Option<Credentials>,
+    /// Scripts that every new connection loads before it is used. A store that does not take them is down.
+    pub scripts: Arc<[Arc<str>]>,
     /// Connect and handshake.
     pub connect_timeout: Duration,
     /// Waiting to be sent.
@@ -74,6 +76,7 @@ pub struct Node {
     sweep: Notify,
     sweeping: Cell<bool>,
     left: CancellationToken,
+    generation: Cell<u64>,
 }
 
 impl Node {
@@ -88,6 +91,7 @@ impl Node {
             sweep: Notify::new(),
             sweeping: Cell::new(false),
             left: CancellationToken::new(),
+            generation: Cell::new(0),
             context,
         });
         node.context.spawn(sweep(Rc::downgrade(&node)));
@@ -102,6 +106,17 @@ impl Node {
     /// What it was started with.
     pub fn options(&self) -> &NodeOptions {
         &self.options
+    }
+
+    /// How many connections were opened so far. When it has changed, the store may have been restarted, or be another.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Whether the breaker lets requests through.
+    #[inline]
+    pub fn is_available(&self) -> bool {
+        !self.breaker.borrow().is_open()
     }
 
     /// Sends a request as it is.
@@ -135,6 +150,25 @@ impl Node {
     ) -> Result<(), Cause> {
         let connection = self.admit(bytes, version, sink)?;
         connection.enqueue_with(write, sink, tag, self.context.clock.now());
+        Ok(())
+    }
+
+    /// Sends several requests that `write` appends in one piece and to which `count` replies come, such as `MULTI` …
+    /// `EXEC`. The sink gets the last reply, or the first error among those before it.
+    ///
+    /// # Errors
+    /// What can be refused at once; the sink hears nothing then.
+    pub fn send_transaction(
+        self: &Rc<Self>,
+        bytes: usize,
+        count: u32,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        version: Version,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Result<(), Cause> {
+        let connection = self.admit(bytes, version, sink)?;
+        connection.enqueue_transaction(count, write, sink, tag, self.context.clock.now());
         Ok(())
     }
 
@@ -256,8 +290,8 @@ impl Node {
             match node.open_patiently(version).await {
                 Ok(stream) => node.serve(&task, stream).await,
                 Err(why) => {
-                    let _: usize = task.finish(&why, &node);
                     node.forget(&task);
+                    let _: usize = task.finish(&why, &node);
                 }
             }
         });
@@ -299,6 +333,7 @@ impl Node {
         let opened = handshake::open(
             &options.address,
             options.credentials.as_ref(),
+            &options.scripts,
             version,
             options.connect_timeout,
             &mut last_good,
@@ -316,13 +351,15 @@ impl Node {
     /// Runs an open connection to its end.
     async fn serve(self: &Rc<Self>, connection: &Rc<Connection>, stream: Stream) {
         connection.opened(stream);
+        self.generation.set(self.generation.get() + 1);
         self.cells.connections.add(1);
         let since = self.context.clock.tick();
         let why = connection.run(self).await;
         self.cells.connections.add(-1);
         let was_current = connection.role() == Role::Current;
-        let failed = connection.finish(&why, self);
+        // Forgotten before anybody is told: what they send in answer takes another connection.
         self.forget(connection);
+        let failed = connection.finish(&why, self);
         if failed > 0 {
             self.cells.failures(FailureKind::Broken).add(failed as u64);
             tracing::warn!(node = %self.options.label, why = %why, requests = failed, "connection lost");
@@ -335,6 +372,7 @@ impl Node {
             && (failed > 0 || lived >= self.options.connect_timeout)
             && !self.left.is_cancelled()
             && !self.breaker.borrow().is_open()
+            && self.lane(connection.version).borrow().current.is_none()
         {
             drop(self.connect(connection.version, Role::Current));
         }

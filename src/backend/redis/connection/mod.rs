@@ -1,6 +1,9 @@
 //! One pipelined connection to a store: a buffer of requests to write, a queue of requests that wait for their replies.
 //! How it gets out of the way of others: `docs/decisions/2026-11-23-unread-replies.md`.
 
+mod delivery;
+mod overdue;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -8,28 +11,24 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Duration;
 
+use self::delivery::Incoming;
 use super::lease::Lease;
 use super::node::Node;
 use crate::backend::{Cause, Failure, Flow, Piece, ReplySink, Stream, Tag};
 use crate::clock::Moment;
-use crate::protocol::resp::{ReplyScan, Step, Version};
+use crate::protocol::resp::Version;
+
+pub(super) use self::overdue::Swept;
 
 /// A request at least this long is written at once, without a copy, if nothing waits before it.
 const DIRECT_BYTES: usize = 16 * 1024;
-/// A reply is waited for until this much of it is there; a bigger one is passed on in pieces.
-const WHOLE_REPLY_BYTES_MAX: usize = 32 * 1024;
 /// Reads of one wake-up, so that one busy store does not hold the worker.
 const READS_PER_WAKE: usize = 8;
 /// A write buffer that grew beyond this is given back when it is empty.
 const OUTGOING_KEPT_BYTES: usize = 256 * 1024;
-/// How long a reply may wait for its client before the connection is left to those who have requests on it.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
-/// How long it may wait while replies to others are behind it.
-const OBSTRUCTION_MAX: Duration = Duration::from_secs(1);
 
-/// A request whose reply is due.
+/// A request whose reply is due, or a transaction, which is several of them.
 pub(super) struct Entry {
     /// `None` once it was told of a failure: the reply still comes, and is dropped.
     pub(super) sink: Option<Rc<dyn ReplySink>>,
@@ -38,6 +37,15 @@ pub(super) struct Entry {
     pub(super) end: u64,
     /// When it was put into the buffer; once sent late, when it was sent; once its reply began, when the last of it came.
     pub(super) at: Moment,
+    /// Replies that come before the one that the sink waits for. They are dropped, but the first error among them is what
+    /// the sink gets.
+    preceding: u32,
+}
+
+impl Entry {
+    pub(super) fn new(sink: &Rc<dyn ReplySink>, tag: Tag, end: u64, at: Moment) -> Self {
+        Self { sink: Some(Rc::clone(sink)), tag, end, at, preceding: 0 }
+    }
 }
 
 /// Which requests a connection takes.
@@ -73,10 +81,6 @@ pub(super) struct Inner {
     /// The socket did not take everything.
     blocked: bool,
     pub(super) in_flight: VecDeque<Entry>,
-    rest: Vec<u8>,
-    scan: ReplyScan,
-    /// The reply at the front is being passed on in pieces.
-    passing: bool,
     paused: Option<Moment>,
     /// When replies began to wait for clients that do not read while others wait behind them. A client that reads slowly
     /// pauses its reply again and again, and many that do not read may follow each other.
@@ -97,21 +101,11 @@ pub(super) struct Inner {
 /// A connection. Its task runs [`run`](Connection::run); everything else is called from the same thread.
 pub(super) struct Connection {
     pub(super) version: Version,
+    /// Not borrowed while a sink is told of a reply: it may send.
     pub(super) inner: RefCell<Inner>,
+    /// Borrowed by the task alone.
+    incoming: RefCell<Incoming>,
     pub(super) load: Cell<usize>,
-}
-
-/// What one look at the clock found.
-#[derive(Debug, Default)]
-pub(super) struct Swept {
-    /// Requests that had no reply in time.
-    pub(super) timed_out: u32,
-    /// Requests that could not be sent in time.
-    pub(super) not_sent: u32,
-    /// The client of the reply at the front does not take it.
-    pub(super) obstructed: bool,
-    /// Nothing is in flight.
-    pub(super) idle: bool,
 }
 
 impl Connection {
@@ -119,6 +113,7 @@ impl Connection {
         Rc::new(Self {
             version,
             load: Cell::new(0),
+            incoming: RefCell::default(),
             inner: RefCell::new(Inner {
                 role,
                 stream: None,
@@ -131,9 +126,6 @@ impl Connection {
                 bytes_counted: 0,
                 blocked: false,
                 in_flight: VecDeque::new(),
-                rest: Vec::new(),
-                scan: ReplyScan::default(),
-                passing: false,
                 paused: None,
                 slow_since: None,
                 waker: None,
@@ -190,7 +182,8 @@ impl Connection {
             inner.outgoing.extend_from_slice(frame);
         }
         inner.bytes_queued += frame.len() as u64;
-        self.push(inner, sink, tag, now);
+        let entry = Entry::new(sink, tag, inner.bytes_queued, now);
+        self.push(inner, entry);
     }
 
     /// Puts a request into the buffer that `write` appends there.
@@ -202,17 +195,32 @@ impl Connection {
         tag: Tag,
         now: Moment,
     ) {
+        self.enqueue_transaction(1, write, sink, tag, now);
+    }
+
+    /// Puts requests into the buffer that `write` appends there in one piece, and to which `count` replies come.
+    #[inline]
+    pub(super) fn enqueue_transaction(
+        &self,
+        count: u32,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        now: Moment,
+    ) {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let before = inner.outgoing.len();
         write(&mut inner.outgoing);
         inner.bytes_queued += (inner.outgoing.len() - before) as u64;
-        self.push(inner, sink, tag, now);
+        let mut entry = Entry::new(sink, tag, inner.bytes_queued, now);
+        entry.preceding = count.saturating_sub(1);
+        self.push(inner, entry);
     }
 
     #[inline]
-    fn push(&self, inner: &mut Inner, sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
-        inner.in_flight.push_back(Entry { sink: Some(Rc::clone(sink)), tag, end: inner.bytes_queued, at: now });
+    fn push(&self, inner: &mut Inner, entry: Entry) {
+        inner.in_flight.push_back(entry);
         self.load.set(inner.in_flight.len());
         inner.wake();
     }
@@ -252,51 +260,23 @@ impl Connection {
     }
 
     fn poll_with(&self, scratch: &mut [u8], context: &mut TaskContext<'_>, node: &Node) -> Poll<Arc<str>> {
-        let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        inner.woken = false;
-        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            inner.waker = Some(context.waker().clone());
-        }
-        if let Some(why) = inner.end.take() {
+        if let Err(why) = self.inner.borrow_mut().begin_turn(context, node) {
             return Poll::Ready(why);
         }
-        if inner.graces(context) {
-            inner.woken = true; // It runs again without being asked.
-        } else if let Err(error) = inner.flush(context, node) {
-            return Poll::Ready(error.to_string().into());
-        }
         for _ in 0..READS_PER_WAKE {
-            if inner.paused.is_some() {
-                let ready = match inner.in_flight.front() {
-                    Some(Entry { sink: Some(sink), tag, .. }) => sink.ready(*tag, context.waker()),
-                    _ => true,
-                };
-                if !ready {
-                    return Poll::Pending;
-                }
-                inner.paused = None;
+            if !self.may_go_on(context) {
+                return Poll::Pending;
             }
-            let kept = inner.rest.len();
-            let Some((head, tail)) = scratch.split_at_mut_checked(kept).filter(|(_, tail)| !tail.is_empty()) else {
-                return Poll::Ready("a reply line too long to hold".into());
-            };
-            let Some(stream) = inner.stream.as_mut() else { return Poll::Ready("not open".into()) };
-            match stream.poll_read(context, tail) {
+            let data = match self.read(scratch, context, node) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) => return Poll::Ready("closed by the store".into()),
-                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string().into()),
-                Poll::Ready(Ok(got)) => {
-                    head.copy_from_slice(&inner.rest);
-                    inner.rest.clear();
-                    node.cells.received_bytes.add(got as u64);
-                    let data = scratch.get(..kept + got).unwrap_or_default();
-                    let delivered = inner.deliver(data, node);
-                    self.load.set(inner.in_flight.len());
-                    if let Err(why) = delivered {
-                        return Poll::Ready(why);
-                    }
-                }
+                Poll::Ready(Err(why)) => return Poll::Ready(why),
+                Poll::Ready(Ok(data)) => data,
+            };
+            let delivered = self.deliver(data, node);
+            let inner = self.inner.borrow();
+            self.load.set(inner.in_flight.len());
+            if let Err(why) = delivered {
+                return Poll::Ready(why);
             }
             if inner.in_flight.is_empty() && matches!(inner.role, Role::Busy | Role::Leased) {
                 node.wants_sweep();
@@ -304,38 +284,6 @@ impl Connection {
         }
         context.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    /// Looks at the clock: fails what is overdue.
-    pub(super) fn sweep(&self, now: Moment, node: &Node) -> Swept {
-        let mut swept = Swept::default();
-        let mut failed: Vec<(Rc<dyn ReplySink>, Tag, Cause)> = Vec::new();
-        let obstructs;
-        {
-            let mut inner = self.inner.borrow_mut();
-            let inner = &mut *inner;
-            swept.idle = inner.in_flight.is_empty() && !inner.leased;
-            if let Some(since) = inner.paused {
-                swept.obstructed = now.since(since) > PAUSE_MAX;
-            } else {
-                inner.expire_sent(now, node.options.service_timeout, &mut failed);
-                inner.expire_leased(now, node.options.service_timeout, &mut failed);
-                swept.timed_out = u32::try_from(failed.len()).unwrap_or(u32::MAX);
-            }
-            let is_slow = inner.slow_since.is_some_and(|since| now.since(since) > OBSTRUCTION_MAX);
-            obstructs = is_slow && inner.is_obstructed();
-            let sent_late = failed.len();
-            inner.expire_unsent(now, node.options.queue_timeout, &mut failed);
-            swept.not_sent = u32::try_from(failed.len() - sent_late).unwrap_or(u32::MAX);
-            self.load.set(inner.in_flight.len());
-        }
-        if obstructs {
-            self.clear_the_way();
-        }
-        for (sink, tag, cause) in failed {
-            tell(sink, tag, node, cause);
-        }
-        swept
     }
 
     /// Whether no client needs it any more: no reply is due, and no request is half received.
@@ -387,6 +335,22 @@ fn tell(sink: Rc<dyn ReplySink>, tag: Tag, node: &Node, cause: Cause) {
 }
 
 impl Inner {
+    /// What the task does before it reads: takes note of its waker, ends if it was told to, writes.
+    fn begin_turn(&mut self, context: &mut TaskContext<'_>, node: &Node) -> Result<(), Arc<str>> {
+        self.woken = false;
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+        }
+        if let Some(why) = self.end.take() {
+            return Err(why);
+        }
+        if self.graces(context) {
+            self.woken = true; // It runs again without being asked.
+            return Ok(());
+        }
+        self.flush(context, node).map_err(|error| error.to_string().into())
+    }
+
     #[inline]
     pub(super) fn wake(&mut self) {
         if !self.woken {
@@ -503,145 +467,5 @@ impl Inner {
             node.context.released(self.accounted_bytes - now);
         }
         self.accounted_bytes = now;
-    }
-
-    /// Cuts the bytes into replies and hands each to who waits for it.
-    fn deliver(&mut self, data: &[u8], node: &Node) -> Result<(), Arc<str>> {
-        let now = node.context.clock.tick();
-        let mut rest = data;
-        let mut replies = 0;
-        let mut errors = 0;
-        let result = loop {
-            if rest.is_empty() || self.paused.is_some() {
-                break Ok(());
-            }
-            match self.scan.advance(rest) {
-                Err(error) => break Err(error.to_string().into()),
-                Ok(Step::Complete { len }) => {
-                    let (reply, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-                    rest = tail;
-                    if self.scan.kind() == b'>' && !self.passing {
-                        continue; // Out of band: nothing that is forwarded asks for pushes.
-                    }
-                    let Some(entry) = self.in_flight.pop_front() else {
-                        break Err("a reply that nothing asked for".into());
-                    };
-                    replies += 1;
-                    errors += u64::from(self.scan.kind() == b'-');
-                    node.cells.service_duration.observe(now.since(entry.at));
-                    let piece = if std::mem::take(&mut self.passing) {
-                        if self.slow_since.is_some() && !self.is_obstructed() {
-                            self.slow_since = None;
-                        }
-                        Piece::End(reply)
-                    } else {
-                        Piece::Whole(reply)
-                    };
-                    if let Some(sink) = entry.sink {
-                        let _: Flow = sink.reply(entry.tag, piece);
-                    }
-                }
-                Ok(Step::Partial { len }) => {
-                    let wait = !self.passing
-                        && (len as u64).saturating_add(self.scan.bytes_pending()) <= WHOLE_REPLY_BYTES_MAX as u64;
-                    if wait || len == 0 {
-                        if wait {
-                            self.scan.reset();
-                        }
-                        break Ok(());
-                    }
-                    let (piece, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-                    rest = tail;
-                    if let Err(error) = self.pass_on(piece, now, node) {
-                        break Err(error);
-                    }
-                    break Ok(());
-                }
-            }
-        };
-        self.rest.extend_from_slice(rest);
-        if replies > 0 {
-            node.answered(replies, errors);
-        }
-        result
-    }
-
-    fn pass_on(&mut self, bytes: &[u8], now: Moment, node: &Node) -> Result<(), Arc<str>> {
-        let Some(entry) = self.in_flight.front_mut() else { return Err("a reply that nothing asked for".into()) };
-        if !self.passing && self.scan.kind() == b'>' {
-            return Err("a long push that nothing asked for".into());
-        }
-        entry.at = now;
-        let piece = if self.passing { Piece::More(bytes) } else { Piece::Begin(bytes) };
-        let bytes_known = self.scan.bytes_pending().saturating_add(bytes.len() as u64);
-        if !self.passing && bytes_known >= node.options.stream_threshold_bytes {
-            self.role = if self.role == Role::Current { Role::Busy } else { self.role };
-            node.wants_sweep();
-        }
-        self.passing = true;
-        if let Some(sink) = &entry.sink
-            && Rc::clone(sink).reply(entry.tag, piece) == Flow::Pause
-        {
-            self.paused = Some(now);
-            self.slow_since = self.slow_since.or(Some(now));
-        }
-        Ok(())
-    }
-
-    fn expire_sent(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
-        let sent = self.in_flight.partition_point(|entry| entry.end <= self.bytes_written);
-        for entry in self.in_flight.range_mut(..sent) {
-            if now.since(entry.at) < timeout {
-                break;
-            }
-            if let Some(sink) = entry.sink.take() {
-                failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
-            }
-        }
-    }
-
-    /// Whether others wait behind the client of the reply at the front.
-    fn is_obstructed(&self) -> bool {
-        let mut origins = self.in_flight.iter().filter_map(|entry| Some(entry.sink.as_ref()?.origin()));
-        let front = origins.next();
-        origins.any(|origin| Some(origin) != front)
-    }
-
-    /// Gives up a request that is still being received from its client when the store takes no more of it.
-    fn expire_leased(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
-        if !self.leased || self.stream.is_none() {
-            return;
-        }
-        if self.written == self.outgoing.len() || self.progress.0 != self.bytes_written {
-            self.progress = (self.bytes_written, now);
-        } else if now.since(self.progress.1) >= timeout
-            && let Some(entry) = self.in_flight.back_mut()
-            && let Some(sink) = entry.sink.take()
-        {
-            failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
-        }
-    }
-
-    /// Takes back what waited too long to be sent. With one request half sent, nothing can follow it, so all that wait
-    /// behind it fail with it.
-    fn expire_unsent(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
-        let from = self.in_flight.partition_point(|entry| entry.end <= self.bytes_written);
-        let Some(first) = self.in_flight.get(from) else { return };
-        // A request that is still being received from its client has no end yet, and is that client's business.
-        if first.end == u64::MAX || now.since(first.at) < timeout {
-            return;
-        }
-        for entry in self.in_flight.drain(from..) {
-            if let Some(sink) = entry.sink {
-                failed.push((sink, entry.tag, Cause::QueueTimeout(timeout)));
-            }
-        }
-        self.outgoing.clear();
-        self.written = 0;
-        if self.stream.is_some() {
-            // Part of the first may have gone out: no further request may follow it.
-            self.role = Role::Stalled;
-        }
-        self.bytes_queued = self.bytes_written;
     }
 }
