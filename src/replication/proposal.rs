@@ -212,7 +212,11 @@ impl<B: Backend> Proposal<B> {
     async fn attempt(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> Option<End> {
         let (mut ground, search) = self.prepare(engine).await?;
         match search {
-            Search::Free => {}
+            Search::Free => {
+                // Whatever was tried before is known never to have been and never to come.
+                self.tried = None;
+                self.reply = None;
+            }
             Search::Unclear => {
                 "whether an earlier try was applied cannot be told any more".clone_into(&mut self.trouble);
                 return Some(End::Unknown);
@@ -258,7 +262,7 @@ impl<B: Backend> Proposal<B> {
             }
             write_bulk(out, FENCE_KEY);
             write_bulk(out, member.fence().as_bytes());
-            write_bulk(out, term.term().as_bytes());
+            write_bulk(out, &term.term().encode());
             super::wire::write_number(out, group.tombstone_ms);
         };
         let round = Round::new(engine, &members, self.version, self.origin(), &write);
@@ -396,7 +400,7 @@ impl<B: Backend> Proposal<B> {
         let accepted = self.accept(engine, ground, 0, words, &base, ballot, None).await;
         match accepted {
             Accepted::Yes { reply, count } => {
-                let newest = Record { accepted: ballot, count, ..base };
+                let newest = Record { accepted: ground.term, count, ..base };
                 if let Some(first) = ground.newest.first_mut() {
                     *first = newest;
                 }
@@ -419,16 +423,8 @@ impl<B: Backend> Proposal<B> {
 
     /// A try was sent and did not reach a quorum.
     pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base_count: u32, never: u8) {
-        if !maybe {
-            return;
-        }
-        match &mut self.tried {
-            Some(tried) => {
-                tried.base_count = tried.base_count.min(base_count);
-                // Only what was refused every time was never taken.
-                tried.never &= never;
-            }
-            None => self.tried = Some(Tried { first: ballot, base_count, never, trusted: None }),
+        if maybe {
+            self.tried = Some(Tried { first: ballot, base_count, never, trusted: None });
         }
     }
 
@@ -436,7 +432,7 @@ impl<B: Backend> Proposal<B> {
     pub(super) fn remember(&self, ground: &Ground, held: &mut Option<Held>) {
         let Some(held) = held.as_ref() else { return };
         let owned = match (self.keys.len(), ground.newest.first()) {
-            (1, Some(newest)) if newest.accepted.same_term(ground.term) => {
+            (1, Some(newest)) if newest.accepted.term() == ground.term.term() => {
                 Some(Owned { ballot: newest.accepted, count: newest.count, generation: ground.generation })
             }
             _ => None,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::repair::Aftermath;
 use super::wire::Call;
 use super::{Engine, Members};
 use crate::backend::{Backend, Cause, Failure, Flow, Piece, ReplySink, Tag, Wake};
@@ -16,25 +17,31 @@ use crate::protocol::resp::Version;
 /// What one replica said.
 pub(super) type Said = Result<Vec<u8>, Failure>;
 
-#[derive(Default)]
-struct Inbox {
+struct Inbox<B: Backend> {
     arrived: VecDeque<(usize, Said)>,
     /// Replies that come in pieces.
     partial: Vec<(usize, Vec<u8>)>,
     due: usize,
     waker: Option<Waker>,
+    /// Nobody waits any more: who looks at what still comes.
+    aftermath: Option<Rc<Aftermath<B>>>,
 }
 
 /// Where the answers of one round arrive.
-struct Mailbox {
+struct Mailbox<B: Backend> {
     origin: usize,
-    inbox: RefCell<Inbox>,
+    inbox: RefCell<Inbox<B>>,
 }
 
-impl Mailbox {
+impl<B: Backend> Mailbox<B> {
     fn deliver(&self, from: usize, said: Said) {
         let mut inbox = self.inbox.borrow_mut();
         inbox.due = inbox.due.saturating_sub(1);
+        if let Some(aftermath) = inbox.aftermath.clone() {
+            drop(inbox);
+            aftermath.judge(from, &said);
+            return;
+        }
         inbox.arrived.push_back((from, said));
         if let Some(waker) = inbox.waker.take() {
             waker.wake();
@@ -42,7 +49,7 @@ impl Mailbox {
     }
 }
 
-impl ReplySink for Mailbox {
+impl<B: Backend> ReplySink for Mailbox<B> {
     fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow {
         let from = tag.part as usize;
         let gathered = |rest: &[u8]| {
@@ -86,7 +93,7 @@ pub(super) struct Round<'w, B: Backend> {
     /// Replies that one question gets; only the last counts.
     replies: u32,
     write: &'w Write<'w>,
-    mailbox: Rc<Mailbox>,
+    mailbox: Rc<Mailbox<B>>,
 }
 
 impl<'w, B: Backend> Round<'w, B> {
@@ -97,7 +104,9 @@ impl<'w, B: Backend> Round<'w, B> {
         origin: usize,
         write: &'w Write<'w>,
     ) -> Self {
-        let mailbox = Rc::new(Mailbox { origin, inbox: RefCell::default() });
+        let inbox =
+            Inbox { arrived: VecDeque::new(), partial: Vec::new(), due: 0, waker: None, aftermath: None };
+        let mailbox = Rc::new(Mailbox { origin, inbox: RefCell::new(inbox) });
         Self { engine, members, version, replies: 1, write, mailbox }
     }
 
@@ -115,7 +124,7 @@ impl<'w, B: Backend> Round<'w, B> {
     fn send(&self, index: usize, call: Call) {
         let Some(member) = self.members.get(index) else { return };
         let backend = &self.engine.backend;
-        let sink: Rc<dyn ReplySink> = Rc::<Mailbox>::clone(&self.mailbox);
+        let sink: Rc<dyn ReplySink> = Rc::<Mailbox<B>>::clone(&self.mailbox);
         let tag = Tag { slot: 0, part: u32::try_from(index).unwrap_or(u32::MAX) };
         let mut write = |out: &mut Vec<u8>| (self.write)(index, call, out);
         self.mailbox.inbox.borrow_mut().due += 1;
@@ -126,6 +135,18 @@ impl<'w, B: Backend> Round<'w, B> {
         };
         if let Err(cause) = sent {
             self.mailbox.deliver(index, Err(Failure { node: backend.label(&member.node), cause }));
+        }
+    }
+
+    /// Nobody waits any more: `aftermath` looks at the answers that are still to come.
+    pub(super) fn leave(&self, aftermath: &Rc<Aftermath<B>>) {
+        let arrived = {
+            let mut inbox = self.mailbox.inbox.borrow_mut();
+            inbox.aftermath = Some(Rc::clone(aftermath));
+            std::mem::take(&mut inbox.arrived)
+        };
+        for (from, said) in arrived {
+            aftermath.judge(from, &said);
         }
     }
 
@@ -142,9 +163,9 @@ impl<'w, B: Backend> Round<'w, B> {
     }
 }
 
-struct Arrival<'m>(&'m Mailbox);
+struct Arrival<'m, B: Backend>(&'m Mailbox<B>);
 
-impl Future for Arrival<'_> {
+impl<B: Backend> Future for Arrival<'_, B> {
     type Output = Option<(usize, Said)>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -181,9 +181,10 @@ impl Record {
     /// Whether the replica that refused `op`, sent once under `ballot`, with this record never took it from anybody else
     /// either, and never will. A message that arrived and was refused does not come again, so what
     /// [`Record::never_accepted`] has to leave open is known here.
-    pub fn refused_for_good(&self, ballot: Ballot, op: OpId) -> bool {
+    pub fn refused_for_good(&self, ballot: Ballot, op: OpId, base_count: u32) -> bool {
         let forgotten = self.prior_hlc().is_some_and(|hlc| hlc >= ballot.hlc);
-        self.accepted != ballot && !self.contains(op) && !forgotten && !(self.count > 0 && self.accepted > ballot)
+        let hidden = self.accepted > ballot && !self.remembers_updates_since(base_count);
+        self.accepted != ballot && !self.contains(op) && !forgotten && !hidden
     }
 
     /// Whether all updates after that many are still among the ids.

@@ -1,0 +1,481 @@
+//! The second half of a proposal: the work goes to the replicas that hold its base, the state to the others.
+
+use smallvec::SmallVec;
+
+use super::lane::Held;
+use super::proposal::{End, Ground, Promise, Proposal, Work, maybe_taken};
+use super::round::{Round, Said};
+use super::wire::{Answer, Fetched, Words, write_number, write_script};
+use super::{Engine, count};
+use crate::backend::Backend;
+use crate::protocol::resp::{Version, write_bulk};
+use crate::version::{Ballot, FENCE_KEY, NO_BASE, Record, Script};
+
+/// What became of work that was sent to all replicas.
+pub(super) enum Accepted {
+    /// Enough of them have it.
+    Yes { reply: Vec<u8>, count: u32 },
+    /// The work itself failed on those that hold the base, and nowhere was it done.
+    Refused { text: Vec<u8>, by: usize },
+    /// Not enough have it. `maybe`: some may.
+    No { maybe: bool, never: u8 },
+}
+
+/// The whole state of a key, as it came from a replica.
+pub(super) struct State {
+    pub(super) record: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+    pub(super) expires_at: Vec<u8>,
+}
+
+impl State {
+    pub(super) fn of(fetched: &Fetched<'_>) -> Self {
+        Self {
+            record: fetched.record.to_vec(),
+            payload: fetched.payload.to_vec(),
+            expires_at: fetched.expires_at.to_vec(),
+        }
+    }
+}
+
+/// What the replicas said to one round of work.
+#[derive(Default)]
+struct Heard {
+    accepted: SmallVec<[(usize, bool); 7]>,
+    behind: SmallVec<[usize; 7]>,
+    reply: Option<Vec<u8>>,
+    error: Option<Vec<u8>>,
+    errors: usize,
+    maybe: bool,
+    never: u8,
+    trouble: String,
+}
+
+impl<B: Backend> Proposal<B> {
+    /// Sends work (nothing: only the ballot is renewed) for one key to all replicas, and the state to those that do not
+    /// hold the base. With `trusted`, the state is that member's in any case.
+    #[expect(clippy::too_many_arguments, reason = "one round of the protocol, as it is written down")]
+    pub(super) async fn accept(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        key: usize,
+        words: Option<&Words>,
+        base: &Record,
+        ballot: Ballot,
+        trusted: Option<usize>,
+    ) -> Accepted {
+        count(&engine.counts.rounds);
+        let heard = self.send_work(engine, ground, key, words, base, ballot).await;
+        if !heard.trouble.is_empty() {
+            self.trouble.clone_from(&heard.trouble);
+        }
+        let no = Accepted::No { maybe: heard.maybe || !heard.accepted.is_empty(), never: heard.never };
+        let Some((first, existed)) = heard
+            .accepted
+            .iter()
+            .find(|(member, _)| trusted.is_none_or(|trusted| trusted == *member))
+            .or(heard.accepted.first())
+            .copied()
+        else {
+            return match heard.error {
+                Some(text) if heard.errors > 0 && !heard.maybe => Accepted::Refused { text, by: heard.errors },
+                _ => no,
+            };
+        };
+        if let Some(reply) = heard.reply {
+            // It ran: should another try find it, this is its answer.
+            self.reply.get_or_insert(reply);
+        }
+        // A key with an expiry may have ended in one store and not yet in another: then they did different things.
+        let split = heard.accepted.iter().any(|(_, other)| *other != existed);
+        let mut holders = heard.accepted.len();
+        let mut newest = ballot;
+        if split {
+            let Some(next) = ground.next_ballot() else { return no };
+            holders = self.overwrite(engine, key, first, next).await;
+            newest = next;
+        } else if holders < self.needed {
+            holders += self.spread(engine, key, first, &heard.behind, ballot).await;
+        } else {
+            for member in &heard.behind {
+                engine.missed(&self.group, self.keys.get(key).map_or(&[], |key| &key.name), &self.members, *member);
+            }
+        }
+        if holders < self.needed || ground.generation != self.group.generation.get() {
+            return no;
+        }
+        ground.term = newest.max(ground.term);
+        let count = if base.accepted.is_zero() || base.is_blind() { 1 } else { base.count.saturating_add(1) };
+        Accepted::Yes { reply: self.reply.clone().unwrap_or_default(), count }
+    }
+
+    async fn send_work(
+        &self,
+        engine: &Engine<B>,
+        ground: &Ground,
+        key: usize,
+        words: Option<&Words>,
+        base: &Record,
+        ballot: Ballot,
+    ) -> Heard {
+        let mut heard = Heard::default();
+        let Some(key) = self.keys.get(key) else { return heard };
+        let base_bytes = if base.accepted.is_zero() { NO_BASE } else { base.accepted.encode() };
+        let version = self.version;
+        let write = |part: usize, call, out: &mut Vec<u8>| {
+            let Some(member) = self.members.get(part) else { return };
+            write_script(out, Script::Apply, call, 3, 7 + words.map_or(0, |words| words.count));
+            write_bulk(out, &key.name);
+            write_bulk(out, &key.record);
+            write_bulk(out, FENCE_KEY);
+            write_bulk(out, member.fence().as_bytes());
+            write_bulk(out, &base_bytes);
+            write_bulk(out, &ballot.encode());
+            write_bulk(out, &self.op_id.0.to_be_bytes());
+            write_bulk(out, if version == Version::Resp3 { b"3" } else { b"2" });
+            write_number(out, self.group.record_grace_ms);
+            write_number(out, self.group.tombstone_ms);
+            if let Some(words) = words {
+                out.extend_from_slice(&words.bytes);
+            }
+        };
+        let round = Round::new(engine, &self.members, version, self.origin(), &write);
+        for (at, member) in self.members.iter().enumerate() {
+            if member.belief.get().is_some() {
+                round.ask(at);
+            }
+        }
+        while let Some((at, said)) = round.next().await {
+            let votes = self.members.get(at).is_some_and(|member| member.votes());
+            if votes {
+                self.hear(engine, ground, &mut heard, at, &said, ballot, base.count);
+            }
+            let alike = heard.accepted.first().is_some_and(|(_, one)| heard.accepted.iter().all(|(_, other)| one == other));
+            if heard.accepted.len() >= self.needed && alike {
+                round.leave(&engine.aftermath(&self.group, &self.members, &key.name));
+                break;
+            }
+        }
+        heard
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one answer, with all it is judged by")]
+    fn hear(
+        &self,
+        engine: &Engine<B>,
+        ground: &Ground,
+        heard: &mut Heard,
+        at: usize,
+        said: &Said,
+        ballot: Ballot,
+        base_count: u32,
+    ) {
+        let answer = said.as_deref().map(Answer::parse);
+        heard.maybe |= maybe_taken(&answer);
+        match answer {
+            Ok(Answer::Applied { existed, reply }) => {
+                heard.accepted.push((at, existed));
+                heard.reply.get_or_insert_with(|| self.reply_of(reply));
+            }
+            Ok(Answer::AppliedNumber { existed, digits }) => {
+                heard.accepted.push((at, existed));
+                heard.reply.get_or_insert_with(|| [b":", digits, b"\r\n"].concat());
+            }
+            Ok(Answer::Behind) => heard.behind.push(at),
+            Ok(Answer::Refused(records)) => {
+                count(&engine.counts.refusals);
+                "other writers are at work on the key".clone_into(&mut heard.trouble);
+                for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
+                    engine.saw(&record);
+                    if record.refused_for_good(ballot, self.op_id, base_count) {
+                        heard.never |= 1 << at;
+                    }
+                }
+            }
+            Ok(Answer::Error(text)) => {
+                heard.errors += 1;
+                heard.error.get_or_insert_with(|| text.to_vec());
+            }
+            Ok(other) => heard.trouble = engine.other_answer(&self.group, &self.members, at, &other),
+            Err(failure) => heard.trouble = format!("{}: {}", failure.node, failure.cause),
+        }
+        debug_assert!(ground.term.term() == ballot.term(), "work is sent in the term that was promised");
+    }
+
+    /// A reply as the store would have given it: scripts lose what kind of nothing there was.
+    fn reply_of(&self, reply: &[u8]) -> Vec<u8> {
+        match reply {
+            b"$-1\r\n" if self.null_is_array => b"*-1\r\n".to_vec(),
+            _ => reply.to_vec(),
+        }
+    }
+
+    /// Brings the state of one replica, under `ballot`, to others; how many took it.
+    async fn spread(
+        &mut self,
+        engine: &Engine<B>,
+        key: usize,
+        source: usize,
+        to: &[usize],
+        ballot: Ballot,
+    ) -> usize {
+        if to.is_empty() {
+            return 0;
+        }
+        let Some(state) = self.fetch(engine, key, source).await else { return 0 };
+        match Record::decode(&state.record) {
+            Ok(record) if record.accepted == ballot => self.put(engine, key, &state, to).await,
+            _ => 0,
+        }
+    }
+
+    /// Brings the state of one replica to all under a new ballot; how many hold it.
+    async fn overwrite(&mut self, engine: &Engine<B>, key: usize, source: usize, ballot: Ballot) -> usize {
+        let Some(mut state) = self.fetch(engine, key, source).await else { return 0 };
+        let Ok(record) = Record::decode(&state.record) else { return 0 };
+        if record.accepted.term() != ballot.term() {
+            return 0;
+        }
+        state.record.clear();
+        Record { accepted: ballot, promised: None, prior: None, ..record }.encode(&mut state.record);
+        let all: SmallVec<[usize; 7]> = (0..self.members.len()).collect();
+        self.put(engine, key, &state, &all).await
+    }
+
+    /// Reads the whole state of a key from one replica.
+    pub(super) async fn fetch(&mut self, engine: &Engine<B>, key: usize, source: usize) -> Option<State> {
+        let name = self.keys.get(key)?;
+        let fetched = engine.fetch(&self.group, &self.members, &name.name, &name.record, source).await;
+        match fetched {
+            Ok(state) => Some(state),
+            Err(trouble) => {
+                self.trouble = trouble;
+                None
+            }
+        }
+    }
+
+    /// Brings a state to replicas that hold something older; how many of those that vote hold it then.
+    async fn put(&mut self, engine: &Engine<B>, key: usize, state: &State, to: &[usize]) -> usize {
+        let Some(name) = self.keys.get(key) else { return 0 };
+        let put = engine.put(&self.group, &self.members, &name.name, &name.record, state, b"P", to).await;
+        if !put.trouble.is_empty() {
+            self.trouble = put.trouble;
+        }
+        put.held
+    }
+
+    /// Has a quorum hold the newest state of a key under a new ballot of the term.
+    pub(super) async fn level(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        key: usize,
+        trusted: Option<usize>,
+    ) -> Option<()> {
+        let base = ground.newest.get(key)?.clone();
+        let ballot = ground.next_ballot()?;
+        // Its id must not stand in the lineage before the work is done.
+        let op_id = std::mem::replace(&mut self.op_id, engine.hlc.op_id());
+        let reply = self.reply.take();
+        let accepted = self.accept(engine, ground, key, None, &base, ballot, trusted).await;
+        self.op_id = op_id;
+        self.reply = reply;
+        match accepted {
+            Accepted::Yes { count, .. } => {
+                let accepted = ground.term;
+                if let Some(newest) = ground.newest.get_mut(key) {
+                    *newest = Record { accepted, count, ..base };
+                }
+                Some(())
+            }
+            Accepted::Refused { .. } | Accepted::No { .. } => None,
+        }
+    }
+
+    /// Values from before quoit, without records: one of them becomes the state of all.
+    pub(super) async fn adopt(&mut self, engine: &Engine<B>, ground: &mut Ground, key: usize) -> Option<()> {
+        let holding = |promise: &&Promise| promise.records.get(key).is_some_and(|(_, exists)| *exists);
+        let sources: SmallVec<[usize; 7]> = ground.promises.iter().filter(holding).map(|it| it.member).collect();
+        let mut states: Vec<(usize, State)> = Vec::new();
+        for source in sources {
+            if let Some(state) = self.fetch(engine, key, source).await.filter(|state| !state.payload.is_empty()) {
+                states.push((source, state));
+            }
+        }
+        states.sort_by_key(|(source, _)| *source);
+        // The most frequent one; of several the first in ring order.
+        let frequency = |state: &State| states.iter().filter(|(_, other)| other.payload == state.payload).count();
+        let chosen = states.iter().rev().max_by_key(|(_, state)| frequency(state)).map(|(source, _)| *source)?;
+        let at = states.iter().position(|(source, _)| *source == chosen)?;
+        let (_, mut state) = states.swap_remove(at);
+        let ballot = ground.next_ballot()?;
+        let record = Record { accepted: ballot, expires: !state.expires_at.is_empty(), ..Record::default() };
+        state.record.clear();
+        record.encode(&mut state.record);
+        let all: SmallVec<[usize; 7]> = (0..self.members.len()).collect();
+        if self.put(engine, key, &state, &all).await < self.needed {
+            return None;
+        }
+        count(&engine.counts.adopted);
+        if let Some(newest) = ground.newest.get_mut(key) {
+            *newest = record;
+        }
+        for promise in &mut ground.promises {
+            if let Some((held, _)) = promise.records.get_mut(key) {
+                held.accepted = ballot;
+            }
+        }
+        Some(())
+    }
+
+    /// Work that one replica does for all: it gets to hold the newest state of every key, runs it, and the others get
+    /// what it wrote.
+    pub(super) async fn run_opaque(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        held: &mut Option<Held>,
+    ) -> Option<End> {
+        let words = match &self.work {
+            Work::Opaque(words) => words.clone(),
+            Work::Update(_) | Work::Nothing => return None,
+        };
+        let runs = |ground: &Ground, member: usize, keys: usize| {
+            (0..keys).all(|key| ground.holders(key).any(|holder| holder == member))
+        };
+        let find = |ground: &Ground, keys: usize| {
+            ground.promises.iter().map(|promise| promise.member).find(|member| runs(ground, *member, keys))
+        };
+        let keys = self.keys.len();
+        let runner = match find(ground, keys) {
+            Some(runner) => runner,
+            None => self.gather(engine, ground).await?,
+        };
+        // An error is an answer, too: it has to be one on a state that a quorum holds.
+        let settled = (0..keys).all(|key| ground.holders(key).count() >= self.majority());
+        let ballot = ground.next_ballot()?;
+        let said = self.run_on(engine, ground, runner, &words, ballot).await;
+        let answer = said.as_deref().map(Answer::parse);
+        let maybe = maybe_taken(&answer);
+        match answer {
+            Ok(Answer::Executed { reply, states }) => {
+                let reply = self.reply_of(reply);
+                self.reply = Some(reply.clone());
+                let states: Vec<State> = states.iter().map(State::of).collect();
+                let written = (0..keys).filter(|key| self.keys.get(*key).is_some_and(|key| key.written));
+                let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
+                let mut done = true;
+                for (key, state) in written.zip(&states) {
+                    done &= 1 + self.put(engine, key, state, &others).await >= self.needed;
+                }
+                if done && ground.generation == self.group.generation.get() {
+                    if let Some(held) = held.as_ref() {
+                        held.set_owned(None);
+                    }
+                    return Some(End::Done(reply));
+                }
+                self.note_try(true, ballot, self.base_count(ground), 0);
+                None
+            }
+            Ok(Answer::Error(text)) if settled => Some(End::Refused(text.to_vec())),
+            Ok(Answer::Error(_)) => {
+                for key in 0..keys {
+                    self.level(engine, ground, key, None).await?;
+                }
+                None
+            }
+            Ok(other) => {
+                self.trouble = engine.other_answer(&self.group, &self.members, runner, &other);
+                self.note_try(maybe, ballot, self.base_count(ground), 0);
+                None
+            }
+            Err(failure) => {
+                self.trouble = format!("{}: {}", failure.node, failure.cause);
+                self.note_try(maybe, ballot, self.base_count(ground), 0);
+                None
+            }
+        }
+    }
+
+    fn base_count(&self, ground: &Ground) -> u32 {
+        let written = self.keys.iter().zip(&ground.newest).filter(|(key, _)| key.written);
+        written.map(|(_, newest)| newest.count).min().unwrap_or(0)
+    }
+
+    /// No replica holds the newest state of all keys: the first that votes gets them.
+    async fn gather(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<usize> {
+        let runner = ground.promises.first()?.member;
+        for key in 0..self.keys.len() {
+            self.level(engine, ground, key, None).await?;
+            let ballot = ground.newest.get(key)?.accepted;
+            let holds = engine.holds(&self.group, &self.members, &self.keys.get(key)?.record, runner, ballot).await;
+            if !holds {
+                let source = ground.promises.iter().map(|promise| promise.member).find(|at| *at != runner)?;
+                if self.spread(engine, key, source, &[runner], ballot).await == 0 {
+                    return None;
+                }
+            }
+            if let Some(promise) = ground.promises.iter_mut().find(|promise| promise.member == runner)
+                && let Some((record, _)) = promise.records.get_mut(key)
+            {
+                record.accepted = ballot;
+            }
+        }
+        Some(runner)
+    }
+
+    async fn run_on(
+        &self,
+        engine: &Engine<B>,
+        ground: &Ground,
+        runner: usize,
+        words: &Words,
+        ballot: Ballot,
+    ) -> Said {
+        let keys = &self.keys;
+        let version = self.version;
+        let write = |part: usize, call, out: &mut Vec<u8>| {
+            let Some(member) = self.members.get(part) else { return };
+            write_script(out, Script::Exec, call, keys.len() * 2 + 1, 8 + keys.len() + words.count);
+            for key in keys {
+                write_bulk(out, &key.name);
+            }
+            for key in keys {
+                write_bulk(out, &key.record);
+            }
+            write_bulk(out, FENCE_KEY);
+            write_bulk(out, member.fence().as_bytes());
+            write_bulk(out, &ballot.encode());
+            write_bulk(out, &self.op_id.0.to_be_bytes());
+            write_bulk(out, if version == Version::Resp3 { b"3" } else { b"2" });
+            write_number(out, self.group.record_grace_ms);
+            write_number(out, self.group.tombstone_ms);
+            write_number(out, keys.len() as u64);
+            let written: Vec<u8> = keys.iter().map(|key| if key.written { b'1' } else { b'0' }).collect();
+            write_bulk(out, &written);
+            for newest in &ground.newest {
+                write_bulk(out, &newest.accepted.encode());
+            }
+            out.extend_from_slice(&words.bytes);
+        };
+        let round = Round::new(engine, &self.members, version, self.origin(), &write);
+        round.ask(runner);
+        count(&engine.counts.rounds);
+        match round.next().await {
+            Some((_, said)) => said,
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+/// What putting a state to replicas came to.
+#[derive(Default)]
+pub(super) struct Put {
+    /// Those that vote and hold it.
+    pub(super) held: usize,
+    /// A promise to another proposal was in the way.
+    pub(super) promised: bool,
+    pub(super) trouble: String,
+}

@@ -1,0 +1,362 @@
+//! Replicas that missed something: the newest state of a key goes to them, before an answer or in the background.
+//!
+//! # Invariants
+//! - A state is only ever replaced by one of a greater ballot, whole, with its end kept to the millisecond.
+//! - The queue of the background is bounded, holds each key once, and loses nothing that a read would not find again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::accept::{Put, State};
+use super::lane::lane_of;
+use super::proposal::{End, Key, Proposal};
+use super::round::{Round, Said, sleep};
+use super::wire::{Answer, Cursor, Seen, write_bulk_time, write_number, write_probe, write_script};
+use super::{Engine, Group, Member, Members, count};
+use crate::backend::Backend;
+use crate::protocol::resp::{Version, write_bulk};
+use crate::version::{Ballot, FENCE_KEY, Record, Script};
+
+/// How long the background waits for a store that is away before it looks again.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Keys repaired at a time: enough to hide the round trip, few enough not to be felt.
+const AT_A_TIME: usize = 16;
+
+/// A key that a replica missed.
+struct Missed<B: Backend> {
+    group: Rc<Group<B>>,
+    members: Members<B>,
+    key: Vec<u8>,
+}
+
+/// Keys that wait to be repaired in the background.
+pub(super) struct Queue<B: Backend> {
+    waiting: RefCell<VecDeque<Missed<B>>>,
+    /// Which are in it.
+    known: RefCell<HashSet<u64>>,
+    running: Cell<bool>,
+}
+
+impl<B: Backend> Default for Queue<B> {
+    fn default() -> Self {
+        Self { waiting: RefCell::default(), known: RefCell::default(), running: Cell::new(false) }
+    }
+}
+
+/// Looks at what replicas answer after the client was answered.
+pub(super) struct Aftermath<B: Backend> {
+    engine: Weak<Engine<B>>,
+    group: Rc<Group<B>>,
+    members: Members<B>,
+    key: Vec<u8>,
+}
+
+impl<B: Backend> Aftermath<B> {
+    /// Takes a late answer to a write.
+    pub(super) fn judge(&self, member: usize, said: &Said) {
+        let Some(engine) = self.engine.upgrade() else { return };
+        match said.as_deref().map(Answer::parse) {
+            Ok(Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {}
+            Ok(Answer::Fenced(found)) => engine.fenced(&self.group, &self.members, member, found),
+            _ => engine.missed(&self.group, &self.key, &self.members, member),
+        }
+    }
+}
+
+/// What the replicas of one key hold.
+pub(super) struct Held {
+    /// Of each member that votes and has answered.
+    pub(super) seen: SmallVec<[(usize, Seen); 7]>,
+}
+
+impl Held {
+    pub(super) fn newest(&self) -> Option<Ballot> {
+        self.seen.iter().map(|(_, seen)| seen.ballot).max()
+    }
+
+    pub(super) fn holders(&self, ballot: Ballot) -> impl Iterator<Item = usize> {
+        self.seen.iter().filter(move |(_, seen)| seen.ballot == ballot).map(|(member, _)| *member)
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    pub(super) fn aftermath(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> Rc<Aftermath<B>> {
+        Rc::new(Aftermath {
+            engine: self.this.borrow().clone(),
+            group: Rc::clone(group),
+            members: members.clone(),
+            key: key.to_vec(),
+        })
+    }
+
+    /// A replica did not take what a quorum took: it gets it later.
+    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, _member: usize) {
+        let id = lane_of(group.seed, key);
+        if !self.repairs.known.borrow_mut().insert(id) {
+            return;
+        }
+        if self.repairs.waiting.borrow().len() >= group.settings.repair_queue_len {
+            self.repairs.known.borrow_mut().remove(&id);
+            count(&self.counts.repairs_dropped);
+            return;
+        }
+        let missed = Missed { group: Rc::clone(group), members: members.clone(), key: key.to_vec() };
+        self.repairs.waiting.borrow_mut().push_back(missed);
+        if !self.repairs.running.replace(true)
+            && let Some(engine) = self.this.borrow().upgrade()
+        {
+            self.spawn(async move {
+                engine.repair_in_background().await;
+                engine.repairs.running.set(false);
+            });
+        }
+    }
+
+    /// Keys that wait for repair.
+    pub fn repairs_waiting(&self) -> usize {
+        self.repairs.waiting.borrow().len()
+    }
+
+    async fn repair_in_background(self: &Rc<Self>) {
+        // What was just written is often on its way to the replica that seems to lack it.
+        sleep(&self.backend, Duration::from_millis(20)).await;
+        loop {
+            let round = self.repairs.waiting.borrow().len();
+            if round == 0 {
+                return;
+            }
+            let mut in_vain = 0;
+            for _ in 0..round {
+                if self.backend.is_ending() {
+                    return;
+                }
+                let Some(missed) = self.repairs.waiting.borrow_mut().pop_front() else { break };
+                // From here on another miss of the key counts anew.
+                self.repairs.known.borrow_mut().remove(&lane_of(missed.group.seed, &missed.key));
+                if self.repair(&missed.group, &missed.members, &missed.key).await {
+                    count(&self.counts.repairs);
+                } else {
+                    in_vain += 1;
+                    self.missed(&missed.group, &missed.key, &missed.members, 0);
+                    if in_vain >= AT_A_TIME {
+                        break;
+                    }
+                }
+            }
+            if in_vain > 0 {
+                sleep(&self.backend, PATIENCE).await;
+            }
+        }
+    }
+
+    /// Has every replica hold the newest state of a key; whether all do, those that are being rebuilt included.
+    pub(super) async fn repair(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> bool {
+        let name = Key::new(key, true);
+        let Some(held) = self.probe(group, members, &name.record, members.len()).await else { return false };
+        let Some(newest) = held.newest() else { return false };
+        let all = members.iter().enumerate();
+        let stale: SmallVec<[usize; 7]> =
+            all.map(|(at, _)| at).filter(|at| !held.holders(newest).any(|holder| holder == *at)).collect();
+        if stale.is_empty() {
+            return true;
+        }
+        if newest.is_zero() {
+            return true; // Nobody holds anything that has a record.
+        }
+        let Some(source) = held.holders(newest).next() else { return false };
+        let Ok(state) = self.fetch(group, members, key, &name.record, source).await else { return false };
+        let put = self.put(group, members, key, &name.record, &state, b"W", &stale).await;
+        if put.promised {
+            let identity = Proposal::identity(self, group, members, key);
+            return self.settle(identity).await && self.all_hold(group, members, &name.record).await;
+        }
+        put.taken == stale.len()
+    }
+
+    async fn all_hold(&self, group: &Rc<Group<B>>, members: &Members<B>, record: &[u8]) -> bool {
+        match self.probe(group, members, record, members.len()).await {
+            Some(held) => held.newest().is_some_and(|newest| held.holders(newest).count() == members.len()),
+            None => false,
+        }
+    }
+
+    /// Runs a proposal that nobody waits for; whether a quorum holds its result.
+    pub(super) async fn settle(&self, mut proposal: Proposal<B>) -> bool {
+        matches!(proposal.propose(self, &mut None).await, End::Done(_))
+    }
+
+    /// Has `needed` replicas hold the newest state of a key before somebody reads it.
+    pub(super) async fn write_back(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        key: &[u8],
+        held: &Held,
+        needed: usize,
+    ) -> bool {
+        count(&self.counts.read_repairs);
+        let name = Key::new(key, true);
+        let Some(newest) = held.newest() else { return false };
+        let stale: SmallVec<[usize; 7]> = (0..members.len())
+            .filter(|at| !held.holders(newest).any(|holder| holder == *at))
+            .collect();
+        let mut holding = held.holders(newest).count();
+        if let Some(source) = held.holders(newest).next()
+            && let Ok(state) = self.fetch(group, members, key, &name.record, source).await
+        {
+            let put = self.put(group, members, key, &name.record, &state, b"W", &stale).await;
+            holding += put.held;
+            if holding >= needed {
+                return true;
+            }
+        }
+        self.settle(Proposal::identity(self, group, members, key)).await
+    }
+
+    /// Asks members for their records of one key until `wanted` that vote have answered; none if too few did.
+    pub(super) async fn probe(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        record: &[u8],
+        wanted: usize,
+    ) -> Option<Held> {
+        let write = |_: usize, _, out: &mut Vec<u8>| write_probe(out, std::iter::once(record), None);
+        let round = Round::new(self, members, Version::Resp2, 0, &write);
+        for at in 0..members.len() {
+            round.ask(at);
+        }
+        let mut held = Held { seen: SmallVec::new() };
+        while let Some((at, said)) = round.next().await {
+            let Some(member) = members.get(at) else { continue };
+            let Ok(reply) = said else { continue };
+            let read = || {
+                let mut cursor = Cursor::new(&reply);
+                cursor.array().filter(|elements| *elements == 2)?;
+                Some((Seen::of(cursor.bulk()?)?, cursor.bulk()?))
+            };
+            match read() {
+                Some((seen, fence)) if member.fence().as_bytes() == fence && !fence.is_empty() => {
+                    if member.votes() {
+                        held.seen.push((at, seen));
+                    }
+                }
+                Some((_, fence)) => self.fenced(group, members, at, fence),
+                None => {}
+            }
+            if held.seen.len() >= wanted {
+                break;
+            }
+        }
+        let majority = usize::from(group.quorums().majority());
+        (held.seen.len() >= majority).then_some(held)
+    }
+
+    /// Whether one member holds a key in that state.
+    pub(super) async fn holds(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        record: &[u8],
+        member: usize,
+        ballot: Ballot,
+    ) -> bool {
+        let held = self.probe(group, members, record, members.len()).await;
+        held.is_some_and(|held| held.holders(ballot).any(|holder| holder == member))
+    }
+
+    /// Reads the whole state of a key from one replica.
+    pub(super) async fn fetch(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        key: &[u8],
+        record: &[u8],
+        source: usize,
+    ) -> Result<State, String> {
+        let write = |part: usize, call, out: &mut Vec<u8>| {
+            let Some(member) = members.get(part) else { return };
+            write_script(out, Script::Fetch, call, 3, 1);
+            write_bulk(out, key);
+            write_bulk(out, record);
+            write_bulk(out, FENCE_KEY);
+            write_bulk(out, member.fence().as_bytes());
+        };
+        let round = Round::new(self, members, Version::Resp2, 0, &write);
+        round.ask(source);
+        match round.next().await {
+            Some((at, Ok(reply))) => match Answer::parse(&reply) {
+                Answer::Fetched(fetched) => Ok(State::of(&fetched)),
+                other => Err(self.other_answer(group, members, at, &other)),
+            },
+            Some((_, Err(failure))) => Err(format!("{}: {}", failure.node, failure.cause)),
+            None => Err("no such replica".to_owned()),
+        }
+    }
+
+    /// Brings a state to members. `mode` is `W` for one that a quorum may hold already, `P` for one of a proposal.
+    #[expect(clippy::too_many_arguments, reason = "a key, a state, and where it goes")]
+    pub(super) async fn put(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        key: &[u8],
+        record: &[u8],
+        state: &State,
+        mode: &[u8],
+        to: &[usize],
+    ) -> Put {
+        let write = |part: usize, call, out: &mut Vec<u8>| {
+            let Some(member) = members.get(part) else { return };
+            write_script(out, Script::State, call, 3, 7);
+            write_bulk(out, key);
+            write_bulk(out, record);
+            write_bulk(out, FENCE_KEY);
+            write_bulk(out, member.fence().as_bytes());
+            write_bulk(out, &state.record);
+            write_bulk(out, &state.payload);
+            write_bulk(out, &state.expires_at);
+            write_bulk(out, mode);
+            write_number(out, group.record_grace_ms);
+            write_number(out, group.tombstone_ms);
+        };
+        let mut put = Put::default();
+        let round = Round::new(self, members, Version::Resp2, 0, &write);
+        for at in to {
+            if members.get(*at).is_some_and(|member: &Rc<Member<B>>| member.belief.get().is_some()) {
+                round.ask(*at);
+            }
+        }
+        while let Some((at, said)) = round.next().await {
+            let votes = members.get(at).is_some_and(|member| member.votes());
+            match said.as_deref().map(Answer::parse) {
+                Ok(Answer::Accepted) => {
+                    put.taken += 1;
+                    put.held += usize::from(votes);
+                }
+                Ok(Answer::Refused(records)) => {
+                    put.promised = true;
+                    "other writers are at work on the key".clone_into(&mut put.trouble);
+                    for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
+                        self.saw(&record);
+                    }
+                }
+                Ok(Answer::Error(text)) => {
+                    count(&self.counts.transfers_refused);
+                    let label = members.get(at).map(|member| self.backend.label(&member.node));
+                    let text = String::from_utf8_lossy(text);
+                    put.trouble = format!("{}: {text}", label.as_deref().unwrap_or_default());
+                    // A store of an older version cannot read what a newer one has written.
+                    tracing::warn!(pool = %group.name, node = %label.as_deref().unwrap_or_default(), %text, "a state could not be transferred");
+                }
+                Ok(other) => put.trouble = self.other_answer(group, members, at, &other),
+                Err(failure) => put.trouble = format!("{}: {}", failure.node, failure.cause),
+            }
+        }
+        put
+    }
+}

@@ -1,0 +1,215 @@
+//! A read that one round did not answer: everybody is asked, and what only some hold is brought to enough of them before
+//! the answer leaves (ABD's write-back).
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::lane::{Wish, lane_of};
+use super::proposal::Proposal;
+use super::read::Question;
+use super::repair::Held;
+use super::round::{Round, sleep};
+use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_transaction};
+use super::{Engine, count};
+use crate::backend::Backend;
+use crate::command::{Args, KeyIndexes, reply};
+use crate::protocol::resp::{write_bulk, write_header};
+use crate::version::{Ballot, write_record_key};
+
+/// The pause between two looks at replicas that keep changing.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// A read of any number of keys.
+pub(super) struct SlowRead<B: Backend> {
+    question: Question<B>,
+    frame: Vec<u8>,
+    keys: SmallVec<[Vec<u8>; 1]>,
+    serial: u64,
+}
+
+/// What one look at the replicas led to.
+enum Look {
+    Answer(Vec<u8>),
+    Again(String),
+}
+
+impl<B: Backend> SlowRead<B> {
+    pub(super) fn new(question: Question<B>, frame: &[u8], args: &Args<'_>, keys: &KeyIndexes, serial: u64) -> Self {
+        let keys = keys.iter().filter_map(|at| args.get(*at as usize)).map(<[u8]>::to_vec).collect();
+        Self { question, frame: frame.to_vec(), keys, serial }
+    }
+
+    pub(super) fn of_one_key(question: Question<B>, frame: &[u8], key: (usize, usize), serial: u64) -> Self {
+        let key = frame.get(key.0..key.1).unwrap_or_default().to_vec();
+        Self { question, frame: frame.to_vec(), keys: std::iter::once(key).collect(), serial }
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    pub(super) fn read_slowly(self: &Rc<Self>, read: SlowRead<B>) {
+        count(&self.counts.reads_in_more_rounds);
+        let engine = Rc::clone(self);
+        self.spawn(async move { engine.run_slow_read(read).await });
+    }
+
+    async fn run_slow_read(self: &Rc<Self>, read: SlowRead<B>) {
+        let group = Rc::clone(&read.question.group);
+        let deadline = self.deadline(&group);
+        let lanes: SmallVec<[u64; 2]> = read.keys.iter().map(|key| lane_of(group.seed, key)).collect();
+        let share = self.lanes.wait(&lanes, read.serial, Wish::Shared).await;
+        let mut out = Vec::new();
+        loop {
+            match self.look(&read).await {
+                Look::Answer(bytes) => {
+                    out = bytes;
+                    break;
+                }
+                Look::Again(trouble) if self.is_late(deadline) => {
+                    count(&self.counts.no_replicas);
+                    reply::no_replicas(&mut out, &trouble);
+                    break;
+                }
+                Look::Again(_) => sleep(&self.backend, PAUSE).await,
+            }
+        }
+        drop(share);
+        read.question.asker.answer(&out);
+    }
+
+    async fn look(&self, read: &SlowRead<B>) -> Look {
+        let question = &read.question;
+        let (group, members) = (&question.group, &question.members);
+        let needed = usize::from(question.level.read_acks(group.quorums()));
+        let voters = members.iter().filter(|member| member.votes()).count();
+        if voters < needed {
+            self.look_at_fences(group);
+            return Look::Again(format!("{voters} of {} replicas can vote, {needed} are needed", members.len()));
+        }
+        let generation = group.generation.get();
+        let mut agreed: SmallVec<[Ballot; 1]> = SmallVec::new();
+        let mut holders: Option<SmallVec<[usize; 7]>> = None;
+        for key in &read.keys {
+            let mut record = Vec::new();
+            write_record_key(key, &mut record);
+            let Some(mut held) = self.probe(group, members, &record, needed).await else {
+                return Look::Again("too few replicas answered".to_owned());
+            };
+            let newest = held.newest().unwrap_or_default();
+            if held.holders(newest).count() < needed {
+                // Perhaps those that were not waited for make up the number.
+                if let Some(all) = self.probe(group, members, &record, members.len()).await {
+                    held = all;
+                }
+                if !self.bring_up(read, key, &held, needed).await {
+                    return Look::Again("too few replicas hold the newest value".to_owned());
+                }
+            } else if newest.is_zero() && self.has_old_values(read, key).await {
+                if !self.settle(Proposal::identity(self, group, members, key)).await {
+                    return Look::Again("a value from before quoit could not be adopted".to_owned());
+                }
+                return Look::Again("a value from before quoit was adopted".to_owned());
+            }
+            let newest = held.newest().unwrap_or_default();
+            agreed.push(newest);
+            let here: SmallVec<[usize; 7]> = held.holders(newest).collect();
+            holders = Some(match holders {
+                None => here,
+                Some(others) => others.into_iter().filter(|at| here.contains(at)).collect(),
+            });
+        }
+        if generation != group.generation.get() {
+            return Look::Again("the stores' fences have changed".to_owned());
+        }
+        let holders = holders.unwrap_or_else(|| (0..members.len()).collect());
+        if holders.is_empty() {
+            // Several keys, and nobody holds the newest of all.
+            for key in &read.keys {
+                let _: bool = self.repair(group, members, key).await;
+            }
+            return Look::Again("no replica holds the newest value of all keys".to_owned());
+        }
+        self.read_at(read, &holders, &agreed).await
+    }
+
+    /// Has enough replicas hold the newest state of a key.
+    async fn bring_up(&self, read: &SlowRead<B>, key: &[u8], held: &Held, needed: usize) -> bool {
+        let newest = held.newest().unwrap_or_default();
+        let (group, members) = (&read.question.group, &read.question.members);
+        held.holders(newest).count() >= needed || self.write_back(group, members, key, held, needed).await
+    }
+
+    /// Whether a store holds a key without a record: one from before quoit.
+    async fn has_old_values(&self, read: &SlowRead<B>, key: &[u8]) -> bool {
+        let members = &read.question.members;
+        if members.iter().all(|member| member.is_pure()) {
+            return false;
+        }
+        let write = |_: usize, _, out: &mut Vec<u8>| {
+            write_header(out, b'*', 2);
+            write_bulk(out, b"EXISTS");
+            write_bulk(out, key);
+        };
+        let round = Round::new(self, members, read.question.version, 0, &write);
+        for at in 0..members.len() {
+            round.ask(at);
+        }
+        while let Some((_, said)) = round.next().await {
+            if said.is_ok_and(|reply| reply == b":1\r\n") {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Reads at a replica that holds what was agreed on.
+    async fn read_at(&self, read: &SlowRead<B>, holders: &[usize], agreed: &[Ballot]) -> Look {
+        let question = &read.question;
+        let members = &question.members;
+        let records: SmallVec<[Vec<u8>; 1]> = read
+            .keys
+            .iter()
+            .map(|key| {
+                let mut record = Vec::new();
+                write_record_key(key, &mut record);
+                record
+            })
+            .collect();
+        let write = |_: usize, _, out: &mut Vec<u8>| {
+            write_transaction(out, records.iter().map(Vec::as_slice), &read.frame);
+        };
+        let mut trouble = String::new();
+        for at in holders {
+            let Some(member) = members.get(*at) else { continue };
+            let round = Round::new(self, members, question.version, question.asker.sink.origin(), &write)
+                .of_replies(TRANSACTION_REPLIES);
+            round.ask(*at);
+            let reply = match round.next().await {
+                Some((_, Ok(reply))) => reply,
+                Some((_, Err(failure))) => {
+                    trouble = format!("{}: {}", failure.node, failure.cause);
+                    continue;
+                }
+                None => continue,
+            };
+            if reply.first() == Some(&b'-') {
+                return Look::Answer(reply); // The store refuses the command itself.
+            }
+            let checked = || {
+                let mut cursor = Cursor::new(&reply);
+                cursor.array().filter(|elements| *elements == 2)?;
+                cursor.array().filter(|elements| *elements == records.len() + 1)?;
+                for ballot in agreed {
+                    Some(Seen::of(cursor.bulk()?)?).filter(|seen| seen.ballot == *ballot)?;
+                }
+                let fence = cursor.bulk()?;
+                (fence == member.fence().as_bytes()).then(|| cursor.rest().to_vec())
+            };
+            return match checked() {
+                Some(value) => Look::Answer(value),
+                None => Look::Again("the value changes faster than it can be read".to_owned()),
+            };
+        }
+        Look::Again(trouble)
+    }
+}
