@@ -5,7 +5,7 @@
 //! | level | a write is answered when | a read is answered when | what that promises |
 //! |---|---|---|---|
 //! | `linearizable` (or `quorum`) | W of N took it | A of N agree on the version | Every history of a key is linearizable: a read sees every write that was answered before it began, and what one read saw the next one sees. Served while a majority answers. |
-//! | `all` | all N took it | A of N agree on the version | The same, and an answered write outlives all stores but one. One dead store of a key stops its writes. |
+//! | `all` | all N took it | A of N agree on the version | The same, and an answered write outlives the loss of all stores of its key but one. One dead store of a key stops its writes. |
 //! | `one` | W of N took it | one of N answers | Writes as `linearizable`, and none is lost. A read is as fast as one store, and may be old. |
 //! | `eventual` | the first of N took it | one of N answers | For caches. The other replicas follow in the background; until then reads may be old or go back in time, and a store that is lost at once takes the write along. |
 //!
