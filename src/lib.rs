@@ -66,8 +66,8 @@
 //!
 //! ## A reload
 //!
-//! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::build`] makes the rings, and
-//! the workers' `ArcSwap` has the new topology. Each worker builds its `View` from it: a node that is the same keeps its
+//! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::replaced_by`] makes the rings,
+//! and the workers' `ArcSwap` has the new topology. Each worker builds its `View` from it: a node that is the same keeps its
 //! handle and connections, one that left ends when nothing waits on it. A fault at any step leaves everything as it was.
 //!
 //! # Invariants

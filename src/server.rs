@@ -350,7 +350,7 @@ impl Control {
         let before = self.fleet.topology.load_full();
         let config = Arc::new(config::load(&self.path).map_err(|error| error.to_string())?);
         let ignored = config::reload::restart_needed(&before.config, &config);
-        let topology = Topology::build(Arc::clone(&config), before.epoch + 1, &self.open).map_err(|error| {
+        let topology = before.replaced_by(Arc::clone(&config), &self.open).map_err(|error| {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             format!("{error}{source}")
         })?;

@@ -73,6 +73,12 @@ fn completions_for_every_shell() {
 #[test]
 fn a_right_file_is_summed_up() {
     snapshot("check", &stdout(&["check", &example("routes.toml")]));
+    snapshot("check-replicated", &stdout(&["check", &example("replicated.toml")]));
+    let directory = tempfile::tempdir().unwrap();
+    let text =
+        fs::read_to_string(example("replicated.toml")).unwrap().replace("level = \"linearizable\"", "level = \"all\"");
+    let all = stdout(&["check", written(&directory, "quoit.toml", &text).to_str().unwrap()]);
+    assert!(all.contains("note: one lost node stops the writes of its keys"), "{all}");
 }
 
 #[test]
@@ -80,7 +86,7 @@ fn a_wrong_file_fails_without_colours() {
     let wrong = root().join("tests/data/config/faults/everything.toml");
     let shown = failure(&["check", wrong.to_str().unwrap()]);
     assert!(shown.contains("did you mean `clients_max`?"), "{shown}");
-    assert!(shown.ends_with("24 faults\n"), "{shown}");
+    assert!(shown.ends_with("23 faults\n"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "no colours where there is no terminal");
     for arguments in [vec!["check", "no-such-file.toml"], vec!["route", "k", "--config", "no-such-file.toml"]] {
         assert!(failure(&arguments).starts_with("error: cannot read no-such-file.toml"), "{arguments:?}");

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Config, LoadError};
+use crate::config::{self, Config, LoadError, Pool};
 use crate::ring::Placement;
 
 mod demo;
@@ -161,16 +161,35 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
         let routes = count(listener.routes.len(), "route");
         format!("  listener {}: {} to pool {pool}, {routes}", listener.name, listener.bind)
     });
-    let pools = config.pools.iter().map(|pool| {
+    let pools = config.pools.iter().flat_map(|pool| {
         let nodes = count(pool.nodes.len(), "node");
         let hash = match pool.ring.placement {
             Placement::Range => String::new(),
             _ => format!(", hash {}", pool.ring.hash),
         };
-        format!("  pool {}: {nodes}, placement {}{hash}", pool.name, pool.ring.placement)
+        let line = format!("  pool {}: {nodes}, placement {}{hash}", pool.name, pool.ring.placement);
+        std::iter::once(line).chain(replication(pool))
     });
     let lines = std::iter::once(format!("{}: OK", path.display())).chain(listeners).chain(pools);
     print(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What `check` says about the replicas of a pool, if keys have several.
+fn replication(pool: &Pool) -> Vec<String> {
+    let quorums = pool.quorums;
+    if quorums.replicas == 1 {
+        return Vec::new();
+    }
+    let (writes, reads) = (pool.level.write_acks(quorums), pool.level.read_acks(quorums));
+    let mut lines = vec![format!(
+        "    {} replicas, level {}: writes wait for {writes}, reads for {reads}",
+        quorums.replicas, pool.level,
+    )];
+    if writes == quorums.replicas {
+        let what = if reads == quorums.replicas { "reads and writes" } else { "writes" };
+        lines.push(format!("    note: one lost node stops the {what} of its keys"));
+    }
+    lines
 }
 
 fn import(path: &Path) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@
 //! # Invariants
 //! - Either there are faults, or the configuration is whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
         shape::mask_lines(text, &mut faults);
         return faults.or(None);
     }
-    shape::walk(schema::shared(), &mut document, &mut faults);
+    let removed = shape::walk(schema::shared(), &mut document, &mut faults);
     let file = match File::deserialize(toml::Deserializer::from(document)) {
         Ok(file) => file,
         Err(error) => {
@@ -38,8 +38,7 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
             File::default()
         }
     };
-    let well_shaped = faults.is_empty();
-    let mut check = Check { faults, secrets, well_shaped };
+    let mut check = Check { faults, secrets, removed };
     let config = check.config(&file, text);
     check.faults.or(config)
 }
@@ -48,8 +47,8 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
 pub(super) struct Check<'s> {
     pub(super) faults: Faults,
     secrets: &'s Secrets,
-    /// Whether the walk of the shape found no fault: only then is a setting that is not here one that nobody wrote.
-    pub(super) well_shaped: bool,
+    /// The paths of settings that are not here although the file tries to set them.
+    pub(super) removed: BTreeSet<String>,
 }
 
 impl Check<'_> {

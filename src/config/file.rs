@@ -261,14 +261,14 @@ pub(super) struct PoolTable {
     pub(super) protocol: Protocol,
     /// On how many nodes each key is kept, in different zones as far as there are some. With 1 keys are sent as they
     /// come and a dead node's keys fail. With more, a key is served while a majority of its nodes answers: 3 bear the
-    /// loss of one node, 5 of two. 2 bear no loss: they keep the data, but a dead node stops the writes of its keys.
-    /// More cost memory and a request to each. The stores then also hold a record of 19 to 100 bytes for each key. Not
+    /// loss of one node, 5 of two. 2 bear no loss: the data is safe, but a dead node stops its keys.
+    /// Beside each key the stores then hold a record of 19 to 108 bytes. More cost memory and a request to each. Not
     /// more than there are nodes, and a reload cannot change it.
     #[schemars(range(min = 1, max = 7))]
     pub(super) replicas: At<u8>,
     /// What commands want of the replicas before they are answered. Default: `linearizable`. Only with more than one
-    /// replica. A route may name another for its keys. The stores of a pool whose level is not `eventual` must not
-    /// evict keys (`maxmemory-policy noeviction` or one of the `volatile-` policies).
+    /// replica. A route may name another for its keys. Unless it is `eventual`, the stores must not evict keys:
+    /// `maxmemory-policy noeviction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) level: Option<At<Level>>,
     /// How many replicas must have taken a write before it is answered. Default: a majority. More lose less when
@@ -292,7 +292,7 @@ pub(super) struct PoolTable {
     /// Less hides slow replicas sooner and sends more requests; set it above what reads normally take.
     #[schemars(range(max = 60_000u64))]
     pub(super) hedge_ms: u64,
-    /// How many keys of replicated pools may wait in each worker to be repaired in the background. Beyond it keys are
+    /// How many keys of the pool may wait in each worker to be repaired in the background. Beyond it keys are
     /// dropped and found again by the next read. More remember more of a replica's absence and hold more memory.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(super) repair_queue_len: usize,

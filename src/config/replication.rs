@@ -19,19 +19,18 @@ impl Check<'_> {
     /// The quorums and the level of a pool.
     pub(super) fn replication(&mut self, table: &PoolTable) -> (Quorums, Level) {
         let level = table.level.as_ref().map_or_else(Level::default, |level| level.value);
-        let quorums = quorums(table);
         self.enough_nodes(table);
-        // One fault for one line: sums over a number that is out of bounds say nothing more.
-        let bounded =
-            [&table.write_quorum, &table.read_quorum].map(|quorum| self.within_replicas(table, quorum.as_ref()));
-        if self.replicas_known(table) && bounded == [true, true] {
+        if self.replicas_known(table) {
+            // One fault for one line: sums over a number that is out of bounds say nothing more.
+            let bounded = [&table.write_quorum, &table.read_quorum]
+                .map(|quorum| quorum.as_ref().is_none_or(|quorum| self.within_replicas(quorum, table)));
             if table.replicas.value == 1 {
                 self.level_of_one_replica(table.level.as_ref(), table);
-            } else if level.needs_quorums() {
+            } else if bounded == [true, true] && level.needs_quorums() && self.level_known(table) {
                 self.quorums_meet(level, None, table);
             }
         }
-        (quorums, level)
+        (quorums(table), level)
     }
 
     /// The level of a route to this pool.
@@ -49,7 +48,11 @@ impl Check<'_> {
 
     /// Whether `replicas` is what the file says, and not what stands in for something that was refused.
     fn replicas_known(&self, table: &PoolTable) -> bool {
-        !table.replicas.span.is_empty() || self.well_shaped
+        !table.replicas.span.is_empty() || !self.removed.contains("pool.replicas")
+    }
+
+    fn level_known(&self, table: &PoolTable) -> bool {
+        table.level.is_some() || !self.removed.contains("pool.level")
     }
 
     fn enough_nodes(&mut self, table: &PoolTable) {
@@ -68,26 +71,27 @@ impl Check<'_> {
             (_, false) => format!("{nodes} nodes"),
             (_, true) => format!("{nodes} nodes with slots"),
         };
+        let mend = if slots { "give slots to more nodes" } else { "add nodes" };
         let fault = Fault::new(&table.replicas.span, format!("{replicas} replicas do not fit on {what}"))
-            .help(format!("add nodes until there are {replicas}, or set `replicas = {nodes}`"));
+            .help(format!("{mend} until there are {replicas}, or set `replicas = {nodes}`"));
         self.push(match &table.name {
             Some(name) => fault.related(&name.span, format!("this pool has {what}")),
             None => fault,
         });
     }
 
-    fn within_replicas(&mut self, table: &PoolTable, quorum: Option<&At<u8>>) -> bool {
-        let Some(quorum) = quorum.filter(|quorum| table.replicas.value < quorum.value) else { return true };
-        if self.replicas_known(table) {
-            let replicas = table.replicas.value;
-            let fault = Fault::new(&quorum.span, format!("a quorum of {} out of {replicas}", quorum.value))
-                .label(format!("at most {replicas}"));
-            self.push(if table.replicas.span.is_empty() {
-                fault.help(format!("a pool that sets no `replicas` has {replicas}"))
-            } else {
-                fault.related(&table.replicas.span, "the replicas of this pool")
-            });
+    fn within_replicas(&mut self, quorum: &At<u8>, table: &PoolTable) -> bool {
+        let replicas = table.replicas.value;
+        if quorum.value <= replicas {
+            return true;
         }
+        let fault = Fault::new(&quorum.span, format!("a quorum of {} out of {}", quorum.value, counted(replicas)))
+            .label(format!("at most {replicas}"));
+        self.push(if table.replicas.span.is_empty() {
+            fault.help("this pool keeps each key on one node: add `replicas`, such as `replicas = 3`")
+        } else {
+            fault.related(&table.replicas.span, "the replicas of this pool")
+        });
         false
     }
 
@@ -119,13 +123,13 @@ impl Check<'_> {
             QuorumError::OutOfBounds(_) => return,
             QuorumError::WritesApart(_) => (
                 writes,
-                format!("two writes to {write} of {replicas} replicas need not meet"),
+                format!("two write quorums of {write} out of {replicas} replicas need not meet"),
                 format!("2 * {write} = {} is not more than {replicas}", 2 * write),
                 format!("`write_quorum = {}`", quorums.majority()),
             ),
             QuorumError::ReadMisses(_) => (
                 reads.or(writes),
-                format!("a read of {read} replicas can miss a write to {write} of {replicas}"),
+                format!("a read quorum of {read} can miss a write quorum of {write} out of {replicas} replicas"),
                 format!("{read} + {write} = {} is not more than {replicas}", read + write),
                 format!("`read_quorum = {}`", replicas - write + 1),
             ),
@@ -163,6 +167,10 @@ impl Check<'_> {
             }
         }
     }
+}
+
+fn counted(replicas: u8) -> String {
+    if replicas == 1 { "1 replica".to_owned() } else { format!("{replicas} replicas") }
 }
 
 /// What the pool says, and majorities where it says nothing.

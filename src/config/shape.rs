@@ -7,6 +7,7 @@
 //! # Invariants
 //! - The walk goes no deeper than the schema, whatever the document.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde_json::Value;
@@ -16,7 +17,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::faults::{Fault, Faults, nearest};
 
 /// What people write who come from elsewhere, and what it is called here.
-const ELSEWHERE: [(&str, &str); 13] = [
+const ELSEWHERE: [(&str, &str); 14] = [
     ("servers", "each server is a `[[pool.node]]` with a `name` and an `address`"),
     ("nodes", "each node is a `[[pool.node]]`"),
     ("pools", "each pool is a `[[pool]]`"),
@@ -30,6 +31,7 @@ const ELSEWHERE: [(&str, &str); 13] = [
         "a worker has one connection to a node for each protocol version, so there is nothing to set",
     ),
     ("auto_eject_hosts", "a failing node's keys are never served by another node, so there is nothing to set"),
+    ("level", "the level is set in `[[pool]]`, and for some of its keys in `[[listener.route]]`"),
     ("password", "secrets do not stand in this file: use `password_file` or `password_env`"),
     ("token", "secrets do not stand in this file: use `token_file` or `token_env`"),
     ("tls", "TLS comes with a later version"),
@@ -38,11 +40,13 @@ const ELSEWHERE: [(&str, &str); 13] = [
 /// What the names of keys hold whose values must not be shown. Such keys do not exist, but people write them.
 const SECRETS: [&str; 5] = ["password", "token", "secret", "auth", "requirepass"];
 
-/// Walks `document` along `schema`, reports what does not fit to `faults`, and removes it.
-pub(super) fn walk(schema: &Value, document: &mut Spanned<DeTable<'_>>, faults: &mut Faults) {
+/// Walks `document` along `schema`, reports what does not fit to `faults`, and removes it. Gives the paths of the settings
+/// that were removed, or were probably meant by a key that is none: what is missing at such a path was not left out.
+pub(super) fn walk(schema: &Value, document: &mut Spanned<DeTable<'_>>, faults: &mut Faults) -> BTreeSet<String> {
     let span = document.span();
-    let mut walk = Walk { root: schema, faults };
+    let mut walk = Walk { root: schema, faults, removed: BTreeSet::new() };
     walk.table(schema, document.get_mut(), &span, "");
+    walk.removed
 }
 
 /// Masks what looks like a secret in a text that is no TOML, where there are no values to mask.
@@ -67,6 +71,7 @@ fn is_secret(key: &str) -> bool {
 struct Walk<'s, 'f> {
     root: &'s Value,
     faults: &'f mut Faults,
+    removed: BTreeSet<String>,
 }
 
 impl Walk<'_, '_> {
@@ -89,9 +94,11 @@ impl Walk<'_, '_> {
                 }
                 continue;
             };
-            let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+            let path = below(path, name);
             if self.fits(property, &mut value, &key.span(), &path) {
                 table.insert(key, value);
+            } else {
+                self.removed.insert(path);
             }
         }
     }
@@ -162,7 +169,7 @@ impl Walk<'_, '_> {
     }
 
     fn unknown<'k>(
-        &self,
+        &mut self,
         span: &Range<usize>,
         name: &str,
         known: impl Iterator<Item = &'k str> + Clone,
@@ -174,14 +181,20 @@ impl Walk<'_, '_> {
             return fault.help(*help);
         }
         if let Some(home) = home_of(self.root, name, "") {
+            self.removed.insert(below(&home, name));
             let home = if home.is_empty() { "the top level".to_owned() } else { format!("`{home}`") };
             return fault.help(format!("`{name}` belongs to {home}"));
         }
         if let Some(meant) = nearest(name, known.clone()) {
+            self.removed.insert(below(path, meant));
             return fault.help(format!("did you mean `{meant}`?"));
         }
         fault.help(format!("known here: {}", known.collect::<Vec<_>>().join(", ")))
     }
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 fn missing(span: &Range<usize>, name: &str, path: &str) -> Fault {

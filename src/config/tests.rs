@@ -48,6 +48,72 @@ fn defaults_of_a_minimal_file() {
     assert_eq!(config.content_hash, content_hash(MINIMAL.as_bytes()));
 }
 
+/// A pool of five nodes and these settings; the text of its level and quorums, or the titles of the faults.
+#[track_caller]
+fn check_replication(settings: &str, want: &str) {
+    let nodes = (1..=5).map(|n| format!("[[pool.node]]\nname = \"{n}\"\naddress = \"10.0.0.{n}:6379\"\n"));
+    let nodes: String = nodes.collect();
+    let listener = "[[listener]]\nbind = \"127.0.0.1:6380\"\npool = \"main\"\n";
+    let text = format!("{listener}[[pool]]\nname = \"main\"\n{}\n{nodes}", settings.replace("; ", "\n"));
+    let got = match check_text("quoit.toml", &text) {
+        Ok(config) => {
+            let Pool { replicas, level, quorums, .. } = config.pools[0];
+            assert_eq!(replicas, u32::from(quorums.replicas));
+            format!("{level} N={replicas} W={} R={}", quorums.write, quorums.read)
+        }
+        Err(faults) => faults.iter().map(|fault| fault.title.as_str()).collect::<Vec<_>>().join("; "),
+    };
+    assert_eq!(got, want, "{settings}");
+}
+
+#[test]
+fn levels_and_quorums() {
+    let check = check_replication;
+    check("", "linearizable N=1 W=1 R=1");
+    check("write_quorum = 1; read_quorum = 1", "linearizable N=1 W=1 R=1");
+    check("replicas = 2", "linearizable N=2 W=2 R=2");
+    check("replicas = 3", "linearizable N=3 W=2 R=2");
+    check("replicas = 4", "linearizable N=4 W=3 R=3");
+    check("replicas = 5; level = \"quorum\"", "linearizable N=5 W=3 R=3");
+    check("replicas = 5; level = \"one\"; write_quorum = 4", "one N=5 W=4 R=3");
+    check("replicas = 3; level = \"all\"; write_quorum = 3; read_quorum = 1", "all N=3 W=3 R=1");
+    check("replicas = 3; level = \"eventual\"; write_quorum = 1; read_quorum = 1", "eventual N=3 W=1 R=1");
+
+    check("replicas = 6", "6 replicas do not fit on 5 nodes");
+    check("replicas = 0", "`pool.replicas` is out of bounds");
+    check("replicas = 8; level = \"all\"; write_quorum = 6", "`pool.replicas` is out of bounds");
+    check("replica = 3; level = \"all\"", "unknown key `replica` in `pool`");
+    check("replicas = 3; level = \"evential\"; read_quorum = 1", "`pool.level` cannot be this");
+    check("level = \"linearizable\"", "a level changes nothing with one replica");
+    check("replicas = 3; write_quorum = 4; read_quorum = 1", "a quorum of 4 out of 3 replicas");
+    check("replicas = 3; write_quorum = 1", "two write quorums of 1 out of 3 replicas need not meet");
+    check("replicas = 4; write_quorum = 2", "two write quorums of 2 out of 4 replicas need not meet");
+    let misses = "a read quorum of 1 can miss a write quorum of 2 out of 3 replicas";
+    check("replicas = 3; read_quorum = 1", misses);
+    check("replicas = 3; read_quorum = 1; level = \"all\"", misses);
+    check("replicas = 3; read_quorum = 1; level = \"one\"", misses);
+}
+
+#[test]
+fn bounds_of_replicated_operations() {
+    let pool = check_text("minimal.toml", MINIMAL).unwrap().pools.remove(0);
+    assert_eq!((pool.operation_timeout, pool.hedge), (Duration::from_secs(2), Some(Duration::from_millis(20))));
+    assert_eq!((pool.tombstone_grace, pool.repair_queue_len), (Duration::from_hours(240), 10_000));
+    assert_eq!(pool.adopt, Adopt::Majority);
+    let text = MINIMAL.replace("[[pool.node]]", "hedge_ms = 0\nadopt = \"first\"\n[[pool.node]]");
+    let pool = check_text("minimal.toml", &text).unwrap().pools.remove(0);
+    assert_eq!((pool.hedge, pool.adopt), (None, Adopt::First));
+}
+
+#[test]
+fn a_route_has_a_level_of_its_own() {
+    let (_, text) = examples().into_iter().find(|(name, _)| name == "replicated.toml").unwrap();
+    let config = check_text("replicated.toml", &text).unwrap();
+    let level = |key: &str| config.listeners[0].route(key.as_bytes()).and_then(|route| route.level);
+    assert_eq!((level("profile:7"), level("order:7")), (Some(Level::One), None));
+    assert_eq!(config.effective["pool"][0]["level"], "linearizable");
+}
+
 #[test]
 fn every_example_is_right_and_names_its_schema() {
     for (name, text) in examples() {

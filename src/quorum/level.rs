@@ -5,13 +5,13 @@
 //! | level | a write is answered when | a read is answered when | what that promises |
 //! |---|---|---|---|
 //! | `linearizable` (or `quorum`) | W of N took it | A of N agree on the version | Every history of a key is linearizable: a read sees every write that was answered before it began, and what one read saw the next one sees. Served while a majority answers. |
-//! | `all` | all N took it | A of N agree on the version | The same, and an answered write outlives all stores but one. One dead store of a key stops its writes. |
+//! | `all` | all N took it | A of N agree on the version | The same, and an answered write outlives the loss of all stores of its key but one. One dead store of a key stops its writes. |
 //! | `one` | W of N took it | one of N answers | Writes as `linearizable`, and none is lost. A read is as fast as one store, and may be old. |
 //! | `eventual` | the first of N took it | one of N answers | For caches. The other replicas follow in the background; until then reads may be old or go back in time, and a store that is lost at once takes the write along. |
 //!
 //! # Invariants
-//! - A request below `linearizable` weakens its own promise alone: requests of other levels for the same key keep theirs as
-//!   far as its writes were theirs.
+//! - A read of a lower level weakens nobody else's promise. A write of `eventual` is its own exception: other levels promise
+//!   nothing about it until a quorum holds it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -111,11 +111,12 @@ const OTHER_WORD: &str = "quorum";
 /// The derive of the schema does not know serde's `alias`.
 fn with_other_words(schema: &mut Schema) {
     if let Some(choices) = schema.get_mut("oneOf").and_then(serde_json::Value::as_array_mut) {
-        choices.push(serde_json::json!({
+        let word = serde_json::json!({
             "type": "string",
             "const": OTHER_WORD,
             "description": "Another word for `linearizable`.",
-        }));
+        });
+        choices.insert(choices.len().min(1), word);
     }
 }
 
@@ -150,7 +151,8 @@ mod tests {
         let schema = schemars::schema_for!(Level).to_value();
         let words: Vec<&str> =
             schema["oneOf"].as_array().unwrap().iter().map(|c| c["const"].as_str().unwrap()).collect();
-        let want: Vec<&str> = Level::ALL.iter().map(|level| level.name()).chain([OTHER_WORD]).collect();
+        let mut want: Vec<&str> = Level::ALL.iter().map(|level| level.name()).collect();
+        want.insert(1, OTHER_WORD);
         assert_eq!(words, want);
     }
 }

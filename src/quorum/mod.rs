@@ -40,7 +40,7 @@ pub enum QuorumError {
     #[error("two write quorums of {} out of {} replicas need not meet: 2 * {} is not more than {}", .0.write, .0.replicas, .0.write, .0.replicas)]
     WritesApart(Quorums),
     /// A read could ask only replicas that a write did not reach.
-    #[error("a read of {} and a write of {} out of {} replicas need not meet: {} + {} is not more than {}", .0.read, .0.write, .0.replicas, .0.write, .0.read, .0.replicas)]
+    #[error("a read quorum of {} can miss a write quorum of {} out of {} replicas: {} + {} is not more than {}", .0.read, .0.write, .0.replicas, .0.read, .0.write, .0.replicas)]
     ReadMisses(Quorums),
 }
 
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(text(4, 2, 3), "two write quorums of 2 out of 4 replicas need not meet: 2 * 2 is not more than 4");
         assert_eq!(
             text(3, 2, 1),
-            "a read of 1 and a write of 2 out of 3 replicas need not meet: 2 + 1 is not more than 3"
+            "a read quorum of 1 can miss a write quorum of 2 out of 3 replicas: 1 + 2 is not more than 3"
         );
     }
 

@@ -9,6 +9,7 @@
 //!   its connections and its breaker.
 //! - A node that left is told so; its connections close when nothing waits on them.
 //! - Health never changes placement (FAILURES F1).
+//! - A replicated pool keeps its ring while it is served.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use crate::backend::Context;
 use crate::backend::redis::{BreakerOptions, Credentials, Node, NodeOptions};
+use crate::config::reload::{self, RingChange};
 use crate::config::{Config, Listener, Pool};
 use crate::metrics::Metrics;
 use crate::ring::{Ring, RingError};
@@ -58,6 +60,13 @@ pub enum TopologyError {
     /// A listener that is open is not configured any more.
     #[error("the listener on {0} is not in the configuration any more, which needs a restart")]
     Listener(SocketAddr),
+    /// A replicated pool that is served would get another ring.
+    #[error(
+        "{}; the ring of a replicated pool cannot be changed while it is served: undo this, or add a pool of another name \
+         with stores of its own, copy the keys there, and let listeners and routes name that pool",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    RingInUse(Vec<RingChange>),
 }
 
 impl Topology {
@@ -75,6 +84,18 @@ impl Topology {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { epoch, config, pools, listeners })
+    }
+
+    /// Builds the topology that takes the place of this one in a running process.
+    ///
+    /// # Errors
+    /// See [`TopologyError`]. This one stays in force then.
+    pub fn replaced_by(&self, config: Arc<Config>, open: &[SocketAddr]) -> Result<Self, TopologyError> {
+        let changes = reload::ring_changes(&self.config, &config);
+        if !changes.is_empty() {
+            return Err(TopologyError::RingInUse(changes));
+        }
+        Self::build(config, self.epoch + 1, open)
     }
 
     /// The configuration of the listener that was opened as number `index`.
@@ -193,5 +214,34 @@ impl View {
         for node in self.nodes() {
             node.leave();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::check_text;
+
+    fn config(nodes: &[&str], level: &str) -> Arc<Config> {
+        let nodes = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, name)| format!("[[pool.node]]\nname = \"{name}\"\naddress = \"10.0.0.{index}:6379\"\n"));
+        let text = format!(
+            "[[listener]]\nbind = \"127.0.0.1:6380\"\npool = \"main\"\n\
+             [[pool]]\nname = \"main\"\nreplicas = 3\nlevel = \"{level}\"\n{}",
+            nodes.collect::<String>()
+        );
+        Arc::new(check_text("quoit.toml", &text).unwrap_or_else(|faults| panic!("{faults}")))
+    }
+
+    #[test]
+    fn a_replicated_pool_keeps_its_ring() {
+        let open = ["127.0.0.1:6380".parse().unwrap()];
+        let topology = Topology::build(config(&["a", "b", "c"], "linearizable"), 7, &open).unwrap();
+        let next = topology.replaced_by(config(&["a", "b", "c"], "all"), &open).unwrap();
+        assert_eq!(next.epoch, 8);
+        let error = topology.replaced_by(config(&["a", "b", "c", "d"], "linearizable"), &open).unwrap_err().to_string();
+        assert!(error.starts_with("pool `main`: node `d` would be new; the ring of a replicated pool"), "{error}");
     }
 }
