@@ -49,7 +49,7 @@ const SHAPES: &str = "\
     SET * @, SET * @ EX !, SET * @ NX, SET * @ XX GET PX !000, SET * @ KEEPTTL, SET * @ PXAT 1, SETEX * ! @, \
     PSETEX * !000 @, MSET * @ * @, MSETNX * @ * @, MSETEX 2 * @ * @ EX !, HSET * @ #, HSET hash @ #, \
     HMSET hash @ #, HSETNX hash @ #, HDEL hash @, HINCRBY hash @ #, HINCRBYFLOAT hash @ #.5, \
-    HSETEX hash EX ! FIELDS 1 @ #, HGETDEL hash FIELDS 1 @, HGETEX hash EX ! FIELDS 1 @, \
+    HSETEX hash EX ! FIELDS 1 @ #, HGETDEL hash FIELDS 1 @, HGETEX hash EX ! FIELDS 1 @, HGETEX hash FIELDS 1 @, \
     HEXPIRE hash ! FIELDS 1 @, HEXPIREAT hash 9999999999 FIELDS 1 @, HPEXPIRE hash !000 NX FIELDS 2 @ @, \
     HPEXPIREAT hash 9999999999999 FIELDS 1 @, HPERSIST hash FIELDS 1 @, HEXPIRE hash 0 FIELDS 1 @, LPUSH * @, \
     LPUSHX * @, RPUSH list @, RPUSHX * @, LPOP *, LPOP list #, RPOP list, RPOP * #, LINSERT list BEFORE @ @, \
