@@ -8,151 +8,17 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod real_server;
+
 use quoit::command::reply::{self, Resp};
 use quoit::command::{Args, Handling, KeyIndexes, LocalVerb, Row, Unsupported, all, introspect, keys, lookup, resolve};
-use std::io::{BufRead, BufReader, Read, Write};
+use real_server::{Client, Reply, Server, Words};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 /// Argument shapes tried for each verb that has keys.
 const SHAPES_PER_VERB: u32 = 60;
-
-/// A server of its own, stopped when dropped.
-struct Server {
-    process: Child,
-    port: u16,
-    _log: BufReader<std::process::ChildStdout>,
-    _directory: tempfile::TempDir,
-}
-
-impl Server {
-    /// None, with a line on stderr, where the program is not installed.
-    fn start(variable: Option<&str>) -> Option<Self> {
-        let program = match variable {
-            None => "redis-server".to_owned(),
-            Some(variable) => {
-                let Ok(program) = std::env::var(variable) else {
-                    eprintln!("skip: {variable} is not set");
-                    return None;
-                };
-                program
-            }
-        };
-        for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let directory = tempfile::tempdir().unwrap();
-            let process = Command::new(&program)
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
-                .arg(directory.path())
-                .stdout(Stdio::piped())
-                .spawn();
-            let Ok(mut process) = process else {
-                eprintln!("skip: {program} cannot be run");
-                return None;
-            };
-            let mut log = BufReader::new(process.stdout.take().unwrap());
-            let mut line = String::new();
-            while log.read_line(&mut line).is_ok_and(|len| len > 0) {
-                if line.contains("eady to accept connections") {
-                    return Some(Self { process, port, _log: log, _directory: directory });
-                }
-                line.clear();
-            }
-            // Somebody else took the port in between: the server has ended.
-            process.wait().unwrap();
-        }
-        panic!("{program} does not start");
-    }
-
-    fn connect(&self) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Client { reader: BufReader::new(stream) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-/// A RESP client that keeps the bytes of each reply.
-struct Client {
-    reader: BufReader<TcpStream>,
-}
-
-impl Client {
-    fn ask<T: AsRef<[u8]>>(&mut self, words: &[T]) -> Reply {
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            reply::bulk(&mut request, word.as_ref());
-        }
-        self.reader.get_mut().write_all(&request).unwrap();
-        self.read()
-    }
-
-    fn read(&mut self) -> Reply {
-        let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).unwrap();
-        let text = String::from_utf8_lossy(&line[1..line.len() - 2]).into_owned();
-        let len = || text.parse::<i64>().unwrap();
-        match line[0] {
-            b'$' | b'=' if len() < 0 => Reply::Text(line),
-            b'$' | b'=' => {
-                let mut bytes = vec![0; usize::try_from(len()).unwrap() + 2];
-                self.reader.read_exact(&mut bytes).unwrap();
-                bytes.truncate(bytes.len() - 2);
-                Reply::Text(bytes)
-            }
-            b'*' | b'~' | b'>' => Reply::Many((0..len()).map(|_| self.read()).collect()),
-            b'%' => Reply::Many((0..2 * len()).map(|_| self.read()).collect()),
-            b'-' => Reply::Error(line),
-            _ => Reply::Text(line),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Reply {
-    Text(Vec<u8>),
-    Many(Vec<Reply>),
-    Error(Vec<u8>),
-}
-
-impl Reply {
-    fn elements(&self) -> &[Self] {
-        if let Self::Many(elements) = self { elements } else { panic!("{self:?} is not an array") }
-    }
-
-    fn text(&self) -> &[u8] {
-        if let Self::Text(text) = self { text } else { panic!("{self:?} is not text") }
-    }
-}
-
-/// Words as one frame, the way a request holds them.
-struct Words {
-    frame: Vec<u8>,
-    bounds: Vec<(u32, u32)>,
-}
-
-impl Words {
-    fn new<T: AsRef<[u8]>>(words: &[T]) -> Self {
-        let (mut frame, mut bounds) = (Vec::new(), Vec::new());
-        for word in words {
-            let start = u32::try_from(frame.len()).unwrap();
-            frame.extend_from_slice(word.as_ref());
-            bounds.push((start, u32::try_from(frame.len()).unwrap()));
-        }
-        Self { frame, bounds }
-    }
-
-    fn args(&self) -> Args<'_> {
-        Args::new(&self.frame, &self.bounds)
-    }
-}
 
 /// Every row that names keys and that this server has.
 fn rows_with_keys(client: &mut Client) -> Vec<&'static Row> {
@@ -460,31 +326,9 @@ fn error_texts_are_those_of_redis_7() {
         &["COMMAND", "LIST", "FILTERBY"],
     ];
     for words in requests {
-        let mut bytes = TcpReply::default();
-        bytes.ask(&mut client, words);
+        let theirs = client.raw(words);
         let ours = our_answer(words, Resp::Two);
-        assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&bytes.0), "{words:?}");
-    }
-}
-
-/// The raw bytes of one reply: what is there after a following request was answered too.
-#[derive(Default)]
-struct TcpReply(Vec<u8>);
-
-impl TcpReply {
-    fn ask(&mut self, client: &mut Client, words: &[&str]) {
-        const END: &[u8] = b"$17\r\nend of the answer\r\n";
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            reply::bulk(&mut request, word.as_bytes());
-        }
-        request.extend_from_slice(b"*2\r\n$4\r\nECHO\r\n$17\r\nend of the answer\r\n");
-        client.reader.get_mut().write_all(&request).unwrap();
-        while !self.0.ends_with(END) {
-            let read = client.reader.read_until(b'\n', &mut self.0).unwrap();
-            assert!(read > 0, "closed after {words:?}");
-        }
-        self.0.truncate(self.0.len() - END.len());
+        assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs), "{words:?}");
     }
 }
 
@@ -512,9 +356,7 @@ fn command_info_has_the_shape_of_redis_7() {
             let ours = our_answer(&words, resp);
             let mut echo = TcpEcho::new(&ours);
             assert_eq!(sorted(&echo.read()), sorted(&theirs), "{name}");
-            let mut bytes = TcpReply::default();
-            bytes.ask(&mut client, &words);
-            assert_eq!(ours.len(), bytes.0.len(), "{name} in RESP{version}");
+            assert_eq!(ours.len(), client.raw(&words).len(), "{name} in RESP{version}");
         }
     }
 }

@@ -210,11 +210,18 @@ fn restore<'a>(args: &Args<'a>, now_ms: u64) -> Option<Form<'a>> {
 fn update<'a>(row: &Row, args: &Args<'_>) -> Form<'a> {
     match row.name {
         "getex" if args.len() == 2 => Form::Read,
+        "hgetex" if only_fields(args) => Form::Read,
         "bitfield" if only_gets(args) => Form::Read,
         "xadd" if !names_its_id(args) => Form::Opaque,
         "xtrim" if args.is_word(3, "~") => Form::Opaque,
         _ => Form::Update,
     }
+}
+
+/// Whether `HGETEX key FIELDS count field …` is all there is.
+fn only_fields(args: &Args<'_>) -> bool {
+    let count = args.get(3).and_then(integer).and_then(|count| usize::try_from(count).ok());
+    args.is_word(2, "FIELDS") && count.is_some_and(|count| args.len().checked_sub(4) == Some(count))
 }
 
 /// Whether `BITFIELD` has no operation but `GET`.

@@ -1,6 +1,7 @@
 use super::super::args::OwnedArgs;
-use super::super::{all, resolve};
+use super::super::{Flag, Handling, absolute, all, resolve};
 use super::*;
+use proptest::prelude::*;
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -94,6 +95,9 @@ fn a_restore_that_replaces_is_blind() {
 fn arguments_decide_between_read_update_and_opaque() {
     check("GETEX k", "read");
     check("GETEX k PERSIST", "update");
+    check("HGETEX k FIELDS 2 a b", "read");
+    check("HGETEX k EX 1 FIELDS 1 a", "update");
+    check("HGETEX k FIELDS 1 a PERSIST", "update");
     check("BITFIELD k", "read");
     check("BITFIELD k GET u8 0 get u8 8", "read");
     check("BITFIELD k OVERFLOW SAT GET u8 0", "read");
@@ -180,14 +184,14 @@ fn a_key_that_is_named_twice_has_one_role() {
 
 #[test]
 fn no_row_that_may_write_is_read_and_each_fits_its_class() {
-    use super::super::Flag;
     fn walk(row: &'static Row) {
         let flags = row.flags;
         match row.replication {
             Replication::Read => assert!(!flags.contains(Flag::Write) && !row.keys.is_empty(), "{}", row.name),
             Replication::Blind | Replication::Update => {
                 assert!(flags.contains(Flag::Write) && !flags.contains(Flag::Noscript), "{}", row.name);
-                assert_eq!(row.keys.len(), 1, "{}", row.name);
+                let is_split = matches!(row.handling, Handling::Split(_));
+                assert!(row.single_key_at.is_some() || is_split, "{}", row.name);
             }
             Replication::Opaque => assert!(!flags.contains(Flag::Readonly), "{}", row.name),
             Replication::FanOut => assert!(row.keys.iter().all(|spec| spec.flags.contains(&"not_key")), "{}", row.name),
@@ -212,4 +216,98 @@ fn nothing_is_an_array_where_an_array_was_asked_for() {
     check("LMPOP 1 k LEFT", true);
     check("SPOP k 1", false);
     check("SET k v GET", false);
+}
+
+/// Requests that are nearly right: a verb that looks at its arguments, and words that mean something to one of them.
+fn request() -> impl Strategy<Value = Vec<&'static str>> {
+    const VERBS: &[&str] = &[
+        "SET",
+        "SETEX",
+        "PSETEX",
+        "MSET",
+        "MSETEX",
+        "RESTORE",
+        "GETEX",
+        "HGETEX",
+        "HSETEX",
+        "EXPIRE",
+        "PEXPIRE",
+        "HEXPIRE",
+        "HPEXPIRE",
+        "BITFIELD",
+        "XADD",
+        "XTRIM",
+        "SORT",
+        "GEORADIUS",
+        "GEORADIUSBYMEMBER",
+        "ZUNIONSTORE",
+        "RENAME",
+        "XREADGROUP",
+    ];
+    const WORDS: &[&str] = &[
+        "EX",
+        "px",
+        "EXAT",
+        "PXAT",
+        "NX",
+        "XX",
+        "GET",
+        "KEEPTTL",
+        "IFEQ",
+        "REPLACE",
+        "ABSTTL",
+        "FREQ",
+        "FIELDS",
+        "STORE",
+        "LIMIT",
+        "BY",
+        "MAXLEN",
+        "~",
+        "=",
+        "*",
+        "1-1",
+        "STREAMS",
+        "GROUP",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "10",
+        "999999999999",
+        "9223372036854775807",
+        "",
+        "k",
+        "other",
+    ];
+    let words = proptest::collection::vec(proptest::sample::select(WORDS), 0..9);
+    (proptest::sample::select(VERBS), words).prop_map(|(verb, words)| [vec![verb], words].concat())
+}
+
+proptest! {
+    #[test]
+    fn any_request_keeps_the_invariants(words in request(), now_ms in prop_oneof![Just(0), Just(NOW_MS), any::<u64>()]) {
+        let args = OwnedArgs::new(&words);
+        let Ok(row) = resolve(&args.view()) else { return Ok(()) };
+        let form = classify(row, &args.view(), now_ms);
+        if let Form::Blind(Blind::Set { expires_at_ms, .. } | Blind::Restore { expires_at_ms, .. }) = form {
+            prop_assert!(expires_at_ms.is_none_or(|time_ms| time_ms > now_ms && i64::try_from(time_ms).is_ok()));
+        }
+        let mut roles = KeyRoles::new();
+        let found = key_roles(row, &args.view(), &mut roles);
+        prop_assert!(found.is_err() || roles.is_sorted_by(|one, other| one.at < other.at));
+        prop_assert!(form != Form::Opaque || found.is_err() || roles.iter().any(|role| role.written));
+        // With absolute times it is a request for the same keys, and has none left that is not.
+        if let Some(sent) = absolute(row, &args.view(), now_ms) {
+            let sent = OwnedArgs::new(sent.iter());
+            let row = resolve(&sent.view());
+            prop_assert!(row.is_ok_and(|row| absolute(row, &sent.view(), now_ms).is_none()));
+            let keys = |args: &Args<'_>, roles: &KeyRoles| -> Vec<Vec<u8>> {
+                roles.iter().filter_map(|role| args.get(role.at as usize)).map(<[u8]>::to_vec).collect()
+            };
+            let mut roles_sent = KeyRoles::new();
+            let found_sent = row.ok().map(|row| key_roles(row, &sent.view(), &mut roles_sent));
+            prop_assert_eq!(Some(found), found_sent);
+            prop_assert_eq!(keys(&args.view(), &roles), keys(&sent.view(), &roles_sent));
+        }
+    }
 }
