@@ -16,6 +16,7 @@
 //! | [`config`] | the file as written, as checked, as watched |
 //! | [`backend`] [`listener`] | one request to one store; the accept loop |
 //! | [`topology`] | the snapshot that a request sees: rings, and this worker's handles to the nodes |
+//! | [`replication`] | keys with several replicas: quorums, proposals, repair, fences |
 //! | [`coordinator`] | one command to one reply: whom to send what, and how to make one reply of several |
 //! | [`frontend`] [`admin`] | a client's session; the operator's HTTP port |
 //! | [`server`] | builds the parts, swaps the topology, drains |
@@ -104,6 +105,8 @@ pub mod backend;
 pub mod listener;
 
 pub mod topology;
+
+pub mod replication;
 
 pub mod coordinator;
 

@@ -14,6 +14,8 @@ mod stores;
 mod stream;
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -88,6 +90,9 @@ pub trait Backend: 'static {
     /// Calls [`Wake::wake`] once when `after` has passed, on this worker's thread and never from within this call. A
     /// worker that drains waits for it, so `after` has to be short.
     fn later(&self, after: Duration, wake: Rc<dyn Wake>);
+
+    /// Runs a task on this worker's thread. A worker that drains waits for it.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>);
 }
 
 /// Who waits for a time to pass.

@@ -1,5 +1,7 @@
 //! [`Backend`] for a worker: its nodes, its clock, timers that are tasks of its tracker.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,5 +92,9 @@ impl Backend for Stores {
             let _: Moment = context.clock.tick(); // A batch of work begins.
             wake.wake();
         });
+    }
+
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
+        self.context.spawn(task);
     }
 }

@@ -184,6 +184,26 @@ pub fn node_failed(out: &mut Vec<u8>, node: &str, why: impl Display) {
     error_line(out, format_args!("ERR node {node}: {why}"));
 }
 
+/// An error in a store's own words.
+pub fn store_error(out: &mut Vec<u8>, text: &[u8]) {
+    error_line(out, format_args!("{}", String::from_utf8_lossy(text)));
+}
+
+/// A write that some replicas may have taken, and not enough are known to.
+pub fn unknown_outcome(out: &mut Vec<u8>, why: impl Display) {
+    error_line(out, format_args!("UNKNOWN the command may or may not have been applied: {why}"));
+}
+
+/// A command that too few replicas could serve; nothing was changed.
+pub fn no_replicas(out: &mut Vec<u8>, why: impl Display) {
+    error_line(out, format_args!("NOREPLICAS too few replicas, nothing was changed: {why}"));
+}
+
+/// A key that quoit keeps for itself.
+pub fn reserved_key(out: &mut Vec<u8>) {
+    error_line(out, format_args!("ERR keys that begin with \\x00q belong to quoit in a replicated pool; use another key"));
+}
+
 /// No route or pool takes the key.
 pub fn no_pool(out: &mut Vec<u8>) {
     error(out, "ERR no pool is configured for this key");

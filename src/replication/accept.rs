@@ -3,13 +3,13 @@
 use smallvec::SmallVec;
 
 use super::lane::Held;
-use super::proposal::{End, Ground, Promise, Proposal, Work, maybe_taken};
+use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::round::{Round, Said};
-use super::wire::{Answer, Fetched, Words, write_number, write_script};
+use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
 use super::{Engine, count};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, NO_BASE, Record, Script};
+use crate::version::{ANY_BASE, Ballot, FENCE_KEY, NO_BASE, Record, Script};
 
 /// What became of work that was sent to all replicas.
 pub(super) enum Accepted {
@@ -99,7 +99,8 @@ impl<B: Backend> Proposal<B> {
             holders += self.spread(engine, key, first, &heard.behind, ballot).await;
         } else {
             for member in &heard.behind {
-                engine.missed(&self.group, self.keys.get(key).map_or(&[], |key| &key.name), &self.members, *member);
+                let Some(key) = self.keys.get(key) else { continue };
+                engine.missed(&self.group, &key.name, &self.members, *member);
             }
         }
         if holders < self.needed || ground.generation != self.group.generation.get() {
@@ -122,25 +123,10 @@ impl<B: Backend> Proposal<B> {
         let mut heard = Heard::default();
         let Some(key) = self.keys.get(key) else { return heard };
         let base_bytes = if base.accepted.is_zero() { NO_BASE } else { base.accepted.encode() };
-        let version = self.version;
         let write = |part: usize, call, out: &mut Vec<u8>| {
-            let Some(member) = self.members.get(part) else { return };
-            write_script(out, Script::Apply, call, 3, 7 + words.map_or(0, |words| words.count));
-            write_bulk(out, &key.name);
-            write_bulk(out, &key.record);
-            write_bulk(out, FENCE_KEY);
-            write_bulk(out, member.fence().as_bytes());
-            write_bulk(out, &base_bytes);
-            write_bulk(out, &ballot.encode());
-            write_bulk(out, &self.op_id.0.to_be_bytes());
-            write_bulk(out, if version == Version::Resp3 { b"3" } else { b"2" });
-            write_number(out, self.group.record_grace_ms);
-            write_number(out, self.group.tombstone_ms);
-            if let Some(words) = words {
-                out.extend_from_slice(&words.bytes);
-            }
+            self.write_apply(part, call, key, &base_bytes, ballot, words, out);
         };
-        let round = Round::new(engine, &self.members, version, self.origin(), &write);
+        let round = Round::new(engine, &self.members, self.version, self.origin(), &write);
         for (at, member) in self.members.iter().enumerate() {
             if member.belief.get().is_some() {
                 round.ask(at);
@@ -158,6 +144,57 @@ impl<B: Backend> Proposal<B> {
             }
         }
         heard
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the script")]
+    fn write_apply(
+        &self,
+        part: usize,
+        call: Call,
+        key: &Key,
+        base: &[u8],
+        ballot: Ballot,
+        words: Option<&Words>,
+        out: &mut Vec<u8>,
+    ) {
+        let Some(member) = self.members.get(part) else { return };
+        write_script(out, Script::Apply, call, 3, 7 + words.map_or(0, |words| words.count));
+        write_bulk(out, &key.name);
+        write_bulk(out, &key.record);
+        write_bulk(out, FENCE_KEY);
+        write_bulk(out, member.fence().as_bytes());
+        write_bulk(out, base);
+        write_bulk(out, &ballot.encode());
+        write_bulk(out, &self.op_id.0.to_be_bytes());
+        write_bulk(out, if self.version == Version::Resp3 { b"3" } else { b"2" });
+        write_number(out, self.group.record_grace_ms);
+        write_number(out, self.group.tombstone_ms);
+        if let Some(words) = words {
+            out.extend_from_slice(&words.bytes);
+        }
+    }
+
+    /// Sends work to one replica, whatever it holds; what it said, and the reply in that.
+    pub(super) async fn apply_at(
+        &self,
+        engine: &Engine<B>,
+        at: usize,
+        words: &Words,
+        ballot: Ballot,
+    ) -> (Said, Vec<u8>) {
+        let Some(key) = self.keys.first() else { return (Ok(Vec::new()), Vec::new()) };
+        let write = |part: usize, call, out: &mut Vec<u8>| {
+            self.write_apply(part, call, key, ANY_BASE, ballot, Some(words), out);
+        };
+        let round = Round::new(engine, &self.members, self.version, self.origin(), &write);
+        round.ask(at);
+        let Some((_, said)) = round.next().await else { return (Ok(Vec::new()), Vec::new()) };
+        let reply = match said.as_deref().map(Answer::parse) {
+            Ok(Answer::Applied { reply, .. }) => self.reply_of(reply),
+            Ok(Answer::AppliedNumber { digits, .. }) => [b":", digits, b"\r\n"].concat(),
+            _ => Vec::new(),
+        };
+        (said, reply)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one answer, with all it is judged by")]
@@ -364,10 +401,11 @@ impl<B: Backend> Proposal<B> {
                 let reply = self.reply_of(reply);
                 self.reply = Some(reply.clone());
                 let states: Vec<State> = states.iter().map(State::of).collect();
-                let written = (0..keys).filter(|key| self.keys.get(*key).is_some_and(|key| key.written));
+                let written: SmallVec<[usize; 4]> =
+                    (0..keys).filter(|key| self.keys.get(*key).is_some_and(|key| key.written)).collect();
                 let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
                 let mut done = true;
-                for (key, state) in written.zip(&states) {
+                for (key, state) in written.into_iter().zip(&states) {
                     done &= 1 + self.put(engine, key, state, &others).await >= self.needed;
                 }
                 if done && ground.generation == self.group.generation.get() {
@@ -475,6 +513,8 @@ impl<B: Backend> Proposal<B> {
 pub(super) struct Put {
     /// Those that vote and hold it.
     pub(super) held: usize,
+    /// Those that hold it, whether they vote or not.
+    pub(super) taken: SmallVec<[usize; 7]>,
     /// A promise to another proposal was in the way.
     pub(super) promised: bool,
     pub(super) trouble: String,

@@ -85,6 +85,13 @@ impl Lane {
         self.sharing == 0 && !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
     }
 
+    fn next_owned(&mut self, generation: u64) -> Option<(Owned, Ballot)> {
+        let owned = self.owned.filter(|owned| owned.generation == generation)?;
+        let ballot = owned.ballot.next_in_term()?;
+        self.owned = Some(Owned { ballot, count: owned.count.saturating_add(1), generation });
+        Some((owned, ballot))
+    }
+
     fn is_open(&self) -> bool {
         !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
     }
@@ -121,10 +128,9 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What this worker knows of the key of the only lane.
-    pub(super) fn owned(&self) -> Option<Owned> {
-        let [id] = self.ids.as_slice() else { return None };
-        self.lanes.map.borrow().get(id)?.owned
+    /// Keeps a shared lane beyond this value: [`Lanes::leave`] has to follow.
+    pub(super) fn keep(mut self) {
+        self.ids.clear();
     }
 
     /// Remembers what was written last.
@@ -164,15 +170,15 @@ impl Lanes {
     #[inline]
     pub(super) fn enter_owned(&self, id: LaneId, generation: u64) -> Option<(Owned, Ballot)> {
         let mut map = self.map.borrow_mut();
-        let lane = map.get_mut(&id)?;
-        if !lane.is_open() {
-            return None;
-        }
-        let owned = lane.owned.filter(|owned| owned.generation == generation)?;
-        let ballot = owned.ballot.next_in_term()?;
-        lane.owned = Some(Owned { ballot, count: owned.count.saturating_add(1), generation });
+        let lane = map.get_mut(&id).filter(|lane| lane.is_open())?;
+        let next = lane.next_owned(generation)?;
         lane.sharing += 1;
-        Some((owned, ballot))
+        Some(next)
+    }
+
+    /// The same for an operation that shares the lane already.
+    pub(super) fn next_owned(&self, id: LaneId, generation: u64) -> Option<(Owned, Ballot)> {
+        self.map.borrow_mut().get_mut(&id)?.next_owned(generation)
     }
 
     /// Whether a read may go now: nothing on the key needs more than one round.

@@ -11,6 +11,7 @@
 //! - A store whose fence is not the expected one counts for nothing.
 //! - Nothing here is kept: another proxy can finish or supersede whatever this one began.
 
+mod accept;
 mod fence;
 mod lane;
 mod proposal;
@@ -22,6 +23,7 @@ mod wire;
 mod write;
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ use crate::protocol::resp::Version;
 use crate::quorum::{Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
 
+use fence::Standing;
 use lane::Lanes;
 
 /// What a replicated pool is told by its configuration.
@@ -51,7 +54,12 @@ pub struct Settings {
     pub repair_queue_len: usize,
     /// The ring: stores of another ring are not touched.
     pub fingerprint: u64,
+    /// Whether any request may ask for more than `eventual`.
+    pub is_strict: bool,
 }
+
+/// Which members hold a key, in ring order.
+pub type Locate = dyn Fn(&[u8]) -> SmallVec<[usize; 8]>;
 
 /// How long a record outlives its key: longer than any operation can be under way.
 const RECORD_GRACE: Duration = Duration::from_hours(1);
@@ -66,6 +74,9 @@ pub struct Group<B: Backend> {
     pub members: Vec<Rc<Member<B>>>,
     /// Changes with every fence that is seen to have changed.
     generation: Cell<u64>,
+    locate: Box<Locate>,
+    retired: Cell<bool>,
+    look_soon: Cell<bool>,
     seed: u64,
     record_grace_ms: u64,
     tombstone_ms: u64,
@@ -76,8 +87,7 @@ pub struct Member<B: Backend> {
     /// The handle to it.
     pub node: Rc<B::Node>,
     belief: Cell<Option<Belief>>,
-    /// The connections that were open when its fence was read.
-    fence_seen_at: Cell<Option<u64>>,
+    standing: Cell<Standing>,
 }
 
 /// The fence that a store is believed to have.
@@ -93,7 +103,7 @@ pub type Members<B> = SmallVec<[Rc<Member<B>>; 3]>;
 impl<B: Backend> Member<B> {
     /// A store of which nothing is known yet.
     pub fn new(node: Rc<B::Node>) -> Rc<Self> {
-        Rc::new(Self { node, belief: Cell::new(None), fence_seen_at: Cell::new(None) })
+        Rc::new(Self { node, belief: Cell::new(None), standing: Cell::new(Standing::Unknown) })
     }
 
     /// Whether its word counts.
@@ -124,7 +134,7 @@ impl FenceText {
 
 impl<B: Backend> Group<B> {
     /// A pool whose stores have not been asked for their fences yet.
-    pub fn new(name: &str, settings: Settings, members: Vec<Rc<Member<B>>>) -> Rc<Self> {
+    pub fn new(name: &str, settings: Settings, members: Vec<Rc<Member<B>>>, locate: Box<Locate>) -> Rc<Self> {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Rc::new(Self {
             name: name.to_owned(),
@@ -134,7 +144,20 @@ impl<B: Backend> Group<B> {
             settings,
             members,
             generation: Cell::new(0),
+            locate,
+            retired: Cell::new(false),
+            look_soon: Cell::new(false),
         })
+    }
+
+    /// The replicas of a key.
+    pub fn replicas_of(&self, key: &[u8]) -> Option<Members<B>> {
+        (self.locate)(key).iter().map(|at| self.members.get(*at).map(Rc::clone)).collect()
+    }
+
+    /// The group has left the topology: nobody looks after it any more.
+    pub fn retire(&self) {
+        self.retired.set(true);
     }
 
     fn quorums(&self) -> Quorums {
@@ -175,6 +198,12 @@ impl Asker {
     }
 }
 
+/// Says that a replica holds a record that is none of ours.
+fn unreadable<B: Backend>(engine: &Engine<B>, members: &Members<B>, at: usize) -> String {
+    let label = members.get(at).map(|member| engine.backend.label(&member.node)).unwrap_or_default();
+    format!("{label}: a version record that this version cannot read")
+}
+
 /// What the engine counts.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -206,6 +235,8 @@ pub struct Counts {
     pub unknown: Cell<u64>,
     /// Answers `-NOREPLICAS`.
     pub no_replicas: Cell<u64>,
+    /// States that a store could not read.
+    pub transfers_refused: Cell<u64>,
     /// Stores that were rebuilt.
     pub rebuilt: Cell<u64>,
 }
@@ -223,9 +254,10 @@ pub struct Engine<B: Backend> {
     reads: read::Pool<B>,
     writes: write::Pool<B>,
     repairs: repair::Queue<B>,
-    fences: fence::Keeper<B>,
     /// What it counts.
     pub counts: Counts,
+    ending: Cell<bool>,
+    scratch: Cell<Vec<u8>>,
     this: RefCell<std::rc::Weak<Self>>,
 }
 
@@ -249,8 +281,9 @@ impl<B: Backend> Engine<B> {
             reads: read::Pool::default(),
             writes: write::Pool::default(),
             repairs: repair::Queue::default(),
-            fences: fence::Keeper::default(),
             counts: Counts::default(),
+            ending: Cell::new(false),
+            scratch: Cell::default(),
             this: RefCell::default(),
         });
         *engine.this.borrow_mut() = Rc::downgrade(&engine);
@@ -260,6 +293,11 @@ impl<B: Backend> Engine<B> {
     /// What it uses to reach the world.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Ends what runs for nobody: the worker drains.
+    pub fn end(&self) {
+        self.ending.set(true);
     }
 
     fn next_serial(&self) -> u64 {
@@ -275,7 +313,7 @@ impl<B: Backend> Engine<B> {
     fn saw(&self, record: &Record) {
         self.hlc.saw(record.accepted);
         if let Some(promised) = record.promised {
-            self.hlc.saw(promised);
+            self.hlc.saw(promised.first());
         }
     }
 
@@ -307,7 +345,7 @@ impl<B: Backend> Engine<B> {
             Form::Update => self.update(request, sink, tag),
             Form::Opaque => self.opaque(request, sink, tag),
             // The store refuses it in its own words and touches nothing.
-            Form::Malformed => self.pass_on(request, sink, tag, out),
+            Form::Malformed | Form::FanOut | Form::Local | Form::Refused => self.pass_on(request, sink, tag, out),
         }
     }
 

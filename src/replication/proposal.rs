@@ -187,6 +187,66 @@ impl<B: Backend> Proposal<B> {
         asker.answer(&out);
     }
 
+    /// For a cache: the first replica that runs it answers, and the others get the state when they get it.
+    pub(super) async fn run_anywhere(mut self, engine: &Engine<B>) {
+        let mut out = Vec::new();
+        loop {
+            match self.try_anywhere(engine).await {
+                Some(End::Done(reply)) => {
+                    out = reply;
+                    break;
+                }
+                Some(End::Refused(text)) => {
+                    reply::store_error(&mut out, &text);
+                    break;
+                }
+                _ if engine.is_late(self.deadline) => {
+                    reply::no_replicas(&mut out, &self.trouble);
+                    break;
+                }
+                _ => sleep(&engine.backend, PAUSE_MIN).await,
+            }
+        }
+        if let Some(asker) = self.asker.take() {
+            asker.answer(&out);
+        }
+    }
+
+    async fn try_anywhere(&mut self, engine: &Engine<B>) -> Option<End> {
+        let words = match &self.work {
+            Work::Update(words) => words.clone(),
+            Work::Nothing | Work::Opaque(_) => return None,
+        };
+        for at in 0..self.members.len() {
+            let Some(member) = self.members.get(at) else { continue };
+            if !member.votes() || !engine.backend.is_available(&member.node) {
+                continue;
+            }
+            let ballot = engine.next_ballot();
+            let (said, reply) = self.apply_at(engine, at, &words, ballot).await;
+            match said.as_deref().map(Answer::parse) {
+                Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {
+                    if let Some(key) = self.keys.first() {
+                        engine.missed(&self.group, &key.name, &self.members, at);
+                    }
+                    return Some(End::Done(reply));
+                }
+                Ok(Answer::Error(text)) => return Some(End::Refused(text.to_vec())),
+                Ok(Answer::Refused(records)) => {
+                    records.iter().filter_map(|record| Record::decode(record).ok()).for_each(|it| engine.saw(&it));
+                    return None;
+                }
+                Ok(other) => self.trouble = engine.other_answer(&self.group, &self.members, at, &other),
+                // It may have run: another replica is not asked, lest it runs twice.
+                Err(failure) if may_have_arrived(&failure.cause) => {
+                    return Some(End::Refused(format!("UNKNOWN {}: {}", failure.node, failure.cause).into_bytes()));
+                }
+                Err(failure) => self.trouble = format!("{}: {}", failure.node, failure.cause),
+            }
+        }
+        None
+    }
+
     /// Tries until it is done, or refused, or late.
     pub(super) async fn propose(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> End {
         count(&engine.counts.writes_in_more_rounds);

@@ -191,7 +191,8 @@ impl<B: Backend> Engine<B> {
         form: Form,
         chosen: &[usize],
     ) -> bool {
-        let mut record: SmallVec<[u8; 128]> = SmallVec::new();
+        let mut record = self.scratch.take();
+        record.clear();
         write_record_key(key, &mut record);
         let sink: Rc<dyn ReplySink> = Rc::<Read<B>>::clone(read);
         let bytes = request.frame.len() + record.len() + 128;
@@ -214,6 +215,7 @@ impl<B: Backend> Engine<B> {
             };
             all_sent &= sent.is_ok();
         }
+        self.scratch.set(record);
         all_sent
     }
 
@@ -321,6 +323,7 @@ impl<B: Backend> Read<B> {
 
     fn finish(&self, engine: &Engine<B>) {
         let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
         inner.stage = Stage::Over;
         inner.question = None;
         for buffer in [&mut inner.frame, &mut inner.held] {
@@ -328,7 +331,6 @@ impl<B: Backend> Read<B> {
                 *buffer = Vec::new();
             }
         }
-        drop(inner);
         engine.reads.free.borrow_mut().push_back(self.place);
     }
 }

@@ -15,7 +15,7 @@ use super::accept::{Put, State};
 use super::lane::lane_of;
 use super::proposal::{End, Key, Proposal};
 use super::round::{Round, Said, sleep};
-use super::wire::{Answer, Cursor, Seen, write_bulk_time, write_number, write_probe, write_script};
+use super::wire::{Answer, Cursor, Seen, write_number, write_probe, write_script};
 use super::{Engine, Group, Member, Members, count};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_bulk};
@@ -67,10 +67,22 @@ impl<B: Backend> Aftermath<B> {
     }
 }
 
+/// What a repair came to.
+pub(super) enum Repair {
+    /// All hold the newest state but these.
+    Left(SmallVec<[usize; 7]>),
+    /// Nobody has a record of the key.
+    NoRecord,
+    /// Too few replicas answered.
+    TooFew,
+}
+
 /// What the replicas of one key hold.
 pub(super) struct Held {
     /// Of each member that votes and has answered.
     pub(super) seen: SmallVec<[(usize, Seen); 7]>,
+    /// The same of those whose word does not count.
+    pub(super) rebuilding: SmallVec<[(usize, Seen); 1]>,
 }
 
 impl Held {
@@ -131,13 +143,14 @@ impl<B: Backend> Engine<B> {
             }
             let mut in_vain = 0;
             for _ in 0..round {
-                if self.backend.is_ending() {
+                if self.ending.get() {
                     return;
                 }
                 let Some(missed) = self.repairs.waiting.borrow_mut().pop_front() else { break };
                 // From here on another miss of the key counts anew.
                 self.repairs.known.borrow_mut().remove(&lane_of(missed.group.seed, &missed.key));
-                if self.repair(&missed.group, &missed.members, &missed.key).await {
+                let repaired = self.repair(&missed.group, &missed.members, &missed.key).await;
+                if matches!(&repaired, Repair::NoRecord) || matches!(&repaired, Repair::Left(left) if left.is_empty()) {
                     count(&self.counts.repairs);
                 } else {
                     in_vain += 1;
@@ -153,35 +166,28 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Has every replica hold the newest state of a key; whether all do, those that are being rebuilt included.
-    pub(super) async fn repair(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> bool {
+    /// Has every replica hold the newest state of a key, those that are being rebuilt included.
+    pub(super) async fn repair(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> Repair {
         let name = Key::new(key, true);
-        let Some(held) = self.probe(group, members, &name.record, members.len()).await else { return false };
-        let Some(newest) = held.newest() else { return false };
+        let Some(held) = self.probe(group, members, &name.record, members.len()).await else { return Repair::TooFew };
+        let Some(newest) = held.newest() else { return Repair::TooFew };
         let all = members.iter().enumerate();
+        let has = |at: usize, seen: &[(usize, Seen)]| seen.iter().any(|(of, seen)| *of == at && seen.ballot == newest);
         let stale: SmallVec<[usize; 7]> =
-            all.map(|(at, _)| at).filter(|at| !held.holders(newest).any(|holder| holder == *at)).collect();
-        if stale.is_empty() {
-            return true;
-        }
+            all.map(|(at, _)| at).filter(|at| !has(*at, &held.seen) && !has(*at, &held.rebuilding)).collect();
         if newest.is_zero() {
-            return true; // Nobody holds anything that has a record.
+            return Repair::NoRecord;
         }
-        let Some(source) = held.holders(newest).next() else { return false };
-        let Ok(state) = self.fetch(group, members, key, &name.record, source).await else { return false };
+        if stale.is_empty() {
+            return Repair::Left(stale);
+        }
+        let Some(source) = held.holders(newest).next() else { return Repair::TooFew };
+        let Ok(state) = self.fetch(group, members, key, &name.record, source).await else { return Repair::TooFew };
         let put = self.put(group, members, key, &name.record, &state, b"W", &stale).await;
-        if put.promised {
-            let identity = Proposal::identity(self, group, members, key);
-            return self.settle(identity).await && self.all_hold(group, members, &name.record).await;
+        if put.promised && !self.settle(Proposal::identity(self, group, members, key)).await {
+            return Repair::TooFew;
         }
-        put.taken == stale.len()
-    }
-
-    async fn all_hold(&self, group: &Rc<Group<B>>, members: &Members<B>, record: &[u8]) -> bool {
-        match self.probe(group, members, record, members.len()).await {
-            Some(held) => held.newest().is_some_and(|newest| held.holders(newest).count() == members.len()),
-            None => false,
-        }
+        Repair::Left(stale.into_iter().filter(|at| !put.taken.contains(at)).collect())
     }
 
     /// Runs a proposal that nobody waits for; whether a quorum holds its result.
@@ -230,7 +236,7 @@ impl<B: Backend> Engine<B> {
         for at in 0..members.len() {
             round.ask(at);
         }
-        let mut held = Held { seen: SmallVec::new() };
+        let mut held = Held { seen: SmallVec::new(), rebuilding: SmallVec::new() };
         while let Some((at, said)) = round.next().await {
             let Some(member) = members.get(at) else { continue };
             let Ok(reply) = said else { continue };
@@ -243,6 +249,8 @@ impl<B: Backend> Engine<B> {
                 Some((seen, fence)) if member.fence().as_bytes() == fence && !fence.is_empty() => {
                     if member.votes() {
                         held.seen.push((at, seen));
+                    } else {
+                        held.rebuilding.push((at, seen));
                     }
                 }
                 Some((_, fence)) => self.fenced(group, members, at, fence),
@@ -335,7 +343,7 @@ impl<B: Backend> Engine<B> {
             let votes = members.get(at).is_some_and(|member| member.votes());
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Accepted) => {
-                    put.taken += 1;
+                    put.taken.push(at);
                     put.held += usize::from(votes);
                 }
                 Ok(Answer::Refused(records)) => {

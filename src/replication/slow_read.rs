@@ -125,7 +125,7 @@ impl<B: Backend> Engine<B> {
         if holders.is_empty() {
             // Several keys, and nobody holds the newest of all.
             for key in &read.keys {
-                let _: bool = self.repair(group, members, key).await;
+                drop(self.repair(group, members, key).await);
             }
             return Look::Again("no replica holds the newest value of all keys".to_owned());
         }

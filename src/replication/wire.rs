@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::command::Args;
 use crate::protocol::resp::{ReplyScan, Step, write_bulk, write_header};
-use crate::version::{Ballot, FENCE_KEY, Script};
+use crate::version::{BALLOT_BYTES, Ballot, FENCE_KEY, Script};
 
 /// How a script is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +277,7 @@ impl Seen {
         let Some((flags, rest)) = record.split_first() else {
             return Some(Self { ballot: Ballot::default(), live: false });
         };
-        let ballot = Ballot::decode(rest.get(..Ballot::BYTES)?)?;
+        let ballot = Ballot::decode(rest.get(..BALLOT_BYTES)?)?;
         Some(Self { ballot, live: flags & 1 == 0 && !ballot.is_zero() })
     }
 }

@@ -104,6 +104,14 @@ impl Fence {
     }
 }
 
+/// The key whose record has this name; none if it is no record's name.
+pub fn key_of_record(name: &[u8]) -> Option<&[u8]> {
+    match name.strip_prefix(b"\0qv{") {
+        Some(rest) => rest.strip_suffix(b"}"),
+        None => name.strip_prefix(b"\0qw"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,819 @@
+//! A write in one round: a blind one, or an update of a key that this worker wrote last.
+//!
+//! When not enough replicas take it, it becomes a [`super::proposal`], which knows what was tried.
+//!
+//! # Invariants
+//! - It is sent once to each replica, in one moment, under one ballot.
+//! - Late answers are still looked at: a replica that did not take what a quorum took is repaired.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+
+use smallvec::SmallVec;
+
+use super::lane::{LaneId, Owned, Wish, lane_of};
+use super::proposal::{Key, Proposal, Tried, Work};
+use super::round::may_have_arrived;
+use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
+use super::{Asker, Engine, Group, Members, Request, Taken, count};
+use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
+use crate::command::replicate::{Blind, KeyRoles, key_roles, null_is_array};
+use crate::command::{Args, Row, absolute, reply};
+use crate::protocol::resp::{Version, write_bulk};
+use crate::quorum::Level;
+use crate::version::{Ballot, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
+
+/// Writes that are kept for the next, and the largest buffer that is kept with one.
+const POOLED_MAX: usize = 1024;
+const POOLED_BYTES_MAX: usize = 4096;
+
+/// Writes that are done, for the next one.
+pub(super) struct Pool<B: Backend> {
+    done: RefCell<Vec<Rc<Write<B>>>>,
+}
+
+impl<B: Backend> Default for Pool<B> {
+    fn default() -> Self {
+        Self { done: RefCell::default() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Set { expires_at: Option<u64> },
+    Restore { expires_at: Option<u64> },
+    Update { words: usize },
+}
+
+/// What one replica has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vote {
+    /// It was not asked, or its word does not count.
+    None,
+    Waiting,
+    Accepted,
+    /// It will never take it.
+    Never,
+    /// It has not taken it.
+    Not,
+    /// The command itself failed.
+    Error,
+    /// Perhaps.
+    Maybe,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Asking,
+    /// The client has its answer, or a proposal goes on.
+    Over,
+}
+
+struct Inner<B: Backend> {
+    group: Option<Rc<Group<B>>>,
+    members: Members<B>,
+    asker: Option<Asker>,
+    version: Version,
+    /// Key, record key, and what is to be written: a value, or the words of a command.
+    bytes: Vec<u8>,
+    key_len: usize,
+    record_len: usize,
+    kind: Kind,
+    lane: LaneId,
+    serial: u64,
+    generation: u64,
+    ballot: Ballot,
+    base: Owned,
+    op_id: OpId,
+    needed: usize,
+    stage: Stage,
+    votes: [Vote; 8],
+    waiting: usize,
+    accepted: usize,
+    /// The first answer of a replica that took it, and whether the key was there before.
+    reply: Vec<u8>,
+    existed: bool,
+    /// Replicas saw it differently.
+    split: bool,
+    trusted: usize,
+    error: Option<Vec<u8>>,
+    null_is_array: bool,
+    /// Answers that come in pieces.
+    partial: Vec<(usize, Vec<u8>)>,
+}
+
+/// One write.
+pub(super) struct Write<B: Backend> {
+    engine: Weak<Engine<B>>,
+    inner: RefCell<Inner<B>>,
+}
+
+impl<B: Backend> Inner<B> {
+    fn key(&self) -> &[u8] {
+        self.bytes.get(..self.key_len).unwrap_or_default()
+    }
+
+    fn record(&self) -> &[u8] {
+        self.bytes.get(self.key_len..self.key_len + self.record_len).unwrap_or_default()
+    }
+
+    fn load(&self) -> &[u8] {
+        self.bytes.get(self.key_len + self.record_len..).unwrap_or_default()
+    }
+
+    fn write(&self, index: usize, call: Call, out: &mut Vec<u8>) {
+        let (Some(member), Some(group)) = (self.members.get(index), &self.group) else { return };
+        let fence = member.fence();
+        match self.kind {
+            Kind::Set { expires_at } | Kind::Restore { expires_at } => {
+                write_script(out, Script::Blind, call, 3, 6);
+                self.write_keys(out, fence.as_bytes());
+                write_bulk(out, &self.ballot.encode());
+                write_number(out, group.record_grace_ms);
+                write_bulk(out, if matches!(self.kind, Kind::Set { .. }) { b"SET" } else { b"RESTORE" });
+                write_bulk(out, self.load());
+                write_time(out, expires_at);
+            }
+            Kind::Update { words } => {
+                write_script(out, Script::Apply, call, 3, 7 + words);
+                self.write_keys(out, fence.as_bytes());
+                let base = if self.base.ballot.is_zero() { NO_BASE } else { self.base.ballot.encode() };
+                write_bulk(out, &base);
+                write_bulk(out, &self.ballot.encode());
+                write_bulk(out, &self.op_id.0.to_be_bytes());
+                write_bulk(out, if self.version == Version::Resp3 { b"3" } else { b"2" });
+                write_number(out, group.record_grace_ms);
+                write_number(out, group.tombstone_ms);
+                out.extend_from_slice(self.load());
+            }
+        }
+    }
+
+    fn write_keys(&self, out: &mut Vec<u8>, fence: &[u8]) {
+        write_bulk(out, self.key());
+        write_bulk(out, self.record());
+        write_bulk(out, FENCE_KEY);
+        write_bulk(out, fence);
+    }
+
+    /// What the write is as an update, for a proposal.
+    fn words(&self) -> Words {
+        match self.kind {
+            Kind::Update { words } => Words { bytes: self.load().to_vec(), count: words },
+            Kind::Set { expires_at } => {
+                let mut words = Words::of([b"SET".as_slice(), self.key(), self.load()]);
+                if let Some(at) = expires_at {
+                    words.push(b"PXAT");
+                    words.push(at.to_string().as_bytes());
+                }
+                words
+            }
+            Kind::Restore { expires_at } => {
+                let at = expires_at.unwrap_or(0).to_string();
+                Words::of([b"RESTORE".as_slice(), self.key(), at.as_bytes(), self.load(), b"REPLACE", b"ABSTTL"])
+            }
+        }
+    }
+
+    /// What a replica's answer says of it.
+    fn judge(&mut self, engine: &Engine<B>, index: usize, answer: &Answer<'_>) -> Vote {
+        let votes = self.members.get(index).is_some_and(|member| member.votes());
+        match answer {
+            Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. } | Answer::Error(_) if !votes => {
+                Vote::None
+            }
+            Answer::Accepted => Vote::Accepted,
+            Answer::Applied { existed, reply } => {
+                let nothing = self.null_is_array && *reply == b"$-1\r\n";
+                self.took(index, *existed, &[if nothing { b"*-1\r\n" } else { reply }]);
+                Vote::Accepted
+            }
+            Answer::AppliedNumber { existed, digits } => {
+                self.took(index, *existed, &[b":", digits, b"\r\n"]);
+                Vote::Accepted
+            }
+            Answer::Behind => Vote::Not,
+            Answer::Refused(records) => {
+                count(&engine.counts.refusals);
+                let Some(record) = records.first().and_then(|record| Record::decode(record).ok()) else {
+                    return Vote::Not;
+                };
+                engine.saw(&record);
+                if record.refused_for_good(self.ballot, self.op_id, self.base.count) { Vote::Never } else { Vote::Not }
+            }
+            Answer::Error(text) => {
+                self.error.get_or_insert_with(|| text.to_vec());
+                Vote::Error
+            }
+            Answer::Garbled => Vote::Maybe,
+            other => {
+                if let Some(group) = self.group.clone() {
+                    let _: String = engine.other_answer(&group, &self.members, index, other);
+                }
+                Vote::Not
+            }
+        }
+    }
+
+    fn gather(&mut self, index: usize, bytes: &[u8]) {
+        match self.partial.iter_mut().find(|(from, _)| *from == index) {
+            Some((_, all)) => all.extend_from_slice(bytes),
+            None => self.partial.push((index, bytes.to_vec())),
+        }
+    }
+
+    fn gathered(&mut self, index: usize) -> Vec<u8> {
+        let at = self.partial.iter().position(|(from, _)| *from == index);
+        at.map(|at| self.partial.swap_remove(at).1).unwrap_or_default()
+    }
+
+    fn took(&mut self, index: usize, existed: bool, reply: &[&[u8]]) {
+        if self.accepted > 0 {
+            self.split |= self.existed != existed;
+            return;
+        }
+        self.existed = existed;
+        self.trusted = index;
+        self.reply.clear();
+        for part in reply {
+            self.reply.extend_from_slice(part);
+        }
+    }
+}
+
+/// What has to be written, and in which way.
+struct Plan<'p> {
+    kind: Kind,
+    /// The value, or none where the words of the command are written by `words`.
+    value: &'p [u8],
+    words: Option<&'p Words>,
+    ballot: Ballot,
+    base: Owned,
+    op_id: OpId,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Serves a blind write of one key.
+    pub(super) fn write_blind(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        blind: &Blind<'_>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Taken {
+        let (kind, value) = match *blind {
+            Blind::Set { value, expires_at_ms } => (Kind::Set { expires_at: expires_at_ms }, value),
+            Blind::Restore { payload, expires_at_ms } => (Kind::Restore { expires_at: expires_at_ms }, payload),
+            // `MSET` of one key, as the coordinator cuts it.
+            Blind::SetEach => (Kind::Set { expires_at: None }, request.args.get(2).unwrap_or_default()),
+        };
+        let key = request.args.get(1).unwrap_or_default();
+        let lane = lane_of(request.group.seed, key);
+        let ballot = self.next_ballot();
+        let base = Owned { ballot: Ballot::default(), count: 0, generation: request.group.generation.get() };
+        let plan = Plan { kind, value, words: None, ballot, base, op_id: ballot.op_id() };
+        if !self.lanes.enter(lane) {
+            // It waits for its turn and is an update like others then.
+            let write = self.take_write();
+            write.fill(request, key, &plan, sink, tag);
+            let proposal = write.inner.borrow().proposal(self, None);
+            if let Some(proposal) = proposal {
+                self.propose_in_turn(proposal, lane, self.next_serial());
+            }
+            return Taken::Sent;
+        }
+        self.lanes.disown(lane);
+        self.start_write(request, key, lane, &plan, sink, tag);
+        Taken::Sent
+    }
+
+    /// Serves an update of one key.
+    pub(super) fn update(self: &Rc<Self>, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag) -> Taken {
+        let [at] = request.keys.as_slice() else { return self.opaque(request, sink, tag) };
+        let key = request.args.get(*at as usize).unwrap_or_default();
+        let lane = lane_of(request.group.seed, key);
+        let words = self.words_of(request.row, &request.args);
+        if request.level == Level::Eventual {
+            return self.update_eventually(request, key, words, sink, tag);
+        }
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, request.group.generation.get()) {
+            let kind = Kind::Update { words: words.count };
+            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id: self.hlc.op_id() };
+            self.start_write(request, key, lane, &plan, sink, tag);
+            return Taken::Sent;
+        }
+        let keys = std::iter::once(Key::new(key, true)).collect();
+        let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
+        self.propose_in_turn(proposal, lane, self.next_serial());
+        Taken::Sent
+    }
+
+    /// Serves a command that one replica runs for all.
+    pub(super) fn opaque(self: &Rc<Self>, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag) -> Taken {
+        let mut roles = KeyRoles::new();
+        if key_roles(request.row, &request.args, &mut roles).is_err() || roles.is_empty() {
+            let mut out = Vec::new();
+            if self.pass_on(request, sink, tag, &mut out) == Taken::Answered {
+                Asker { sink: Rc::clone(sink), tag }.answer(&out);
+            }
+            return Taken::Sent;
+        }
+        let keys: SmallVec<[Key; 1]> =
+            roles.iter().filter_map(|role| Some(Key::new(request.args.get(role.at as usize)?, role.written))).collect();
+        let lanes: SmallVec<[LaneId; 2]> = keys.iter().map(|key| lane_of(request.group.seed, &key.name)).collect();
+        let words = self.words_of(request.row, &request.args);
+        let proposal = self.proposal_of(request, keys, Work::Opaque(words), sink, tag);
+        let (engine, serial) = (Rc::clone(self), self.next_serial());
+        self.spawn(async move {
+            let held = engine.lanes.wait(&lanes, serial, Wish::Exclusive).await;
+            proposal.run(engine, held).await;
+        });
+        Taken::Sent
+    }
+
+    /// The command with its times made absolute.
+    fn words_of(&self, row: &Row, args: &Args<'_>) -> Words {
+        match absolute(row, args, self.backend.wall_ms()) {
+            Some(words) => Words::of(words.iter()),
+            None => Words::of_args(args),
+        }
+    }
+
+    fn proposal_of(
+        &self,
+        request: &Request<'_, B>,
+        keys: SmallVec<[Key; 1]>,
+        work: Work,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Proposal<B> {
+        Proposal {
+            group: Rc::clone(request.group),
+            members: request.members.clone(),
+            keys,
+            work,
+            version: request.version,
+            needed: acks_of(request.level, request.group),
+            op_id: self.hlc.op_id(),
+            deadline: self.deadline(request.group),
+            tried: None,
+            reply: None,
+            null_is_array: null_is_array(request.row, &request.args),
+            asker: Some(Asker { sink: Rc::clone(sink), tag }),
+            trouble: String::new(),
+        }
+    }
+
+    /// Runs a proposal for one key when its turn has come: in one round if the key is this worker's by then.
+    fn propose_in_turn(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
+        let engine = Rc::clone(self);
+        self.spawn(async move {
+            let shared = engine.lanes.wait(&[lane], serial, Wish::Shared).await;
+            let generation = proposal.group.generation.get();
+            if proposal.tried.is_none()
+                && let Some((base, ballot)) = engine.lanes.next_owned(lane, generation)
+            {
+                shared.keep(); // The write gives it back.
+                engine.start_proposed(proposal, lane, serial, base, ballot);
+                return;
+            }
+            drop(shared);
+            let held = engine.lanes.wait(&[lane], serial, Wish::Exclusive).await;
+            proposal.run(engine, held).await;
+        });
+    }
+
+    /// An update of a cache: one replica runs it, the others get the state when they get it.
+    fn update_eventually(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        key: &[u8],
+        words: Words,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Taken {
+        let keys = std::iter::once(Key::new(key, true)).collect();
+        let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
+        let engine = Rc::clone(self);
+        self.spawn(async move { proposal.run_anywhere(&engine).await });
+        Taken::Sent
+    }
+
+    fn start_write(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        key: &[u8],
+        lane: LaneId,
+        plan: &Plan<'_>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) {
+        let write = self.take_write();
+        write.fill(request, key, plan, sink, tag);
+        {
+            let mut inner = write.inner.borrow_mut();
+            inner.lane = lane;
+            inner.serial = self.next_serial();
+        }
+        self.send_write(&write);
+    }
+
+    /// A proposal that turned out to need one round.
+    fn start_proposed(
+        self: &Rc<Self>,
+        proposal: Proposal<B>,
+        lane: LaneId,
+        serial: u64,
+        base: Owned,
+        ballot: Ballot,
+    ) {
+        let write = self.take_write();
+        {
+            let mut inner = write.inner.borrow_mut();
+            let inner = &mut *inner;
+            let Some(key) = proposal.keys.first() else { return };
+            let words = match &proposal.work {
+                Work::Update(words) | Work::Opaque(words) => words.clone(),
+                Work::Nothing => Words::default(),
+            };
+            inner.bytes.clear();
+            inner.bytes.extend_from_slice(&key.name);
+            inner.bytes.extend_from_slice(&key.record);
+            inner.bytes.extend_from_slice(&words.bytes);
+            (inner.key_len, inner.record_len) = (key.name.len(), key.record.len());
+            inner.kind = Kind::Update { words: words.count };
+            inner.version = proposal.version;
+            inner.needed = proposal.needed;
+            inner.null_is_array = proposal.null_is_array;
+            inner.ballot = ballot;
+            inner.base = base;
+            inner.op_id = proposal.op_id;
+            inner.lane = lane;
+            inner.serial = serial;
+            inner.group = Some(proposal.group);
+            inner.members = proposal.members;
+            inner.asker = proposal.asker;
+            inner.begin();
+        }
+        self.send_write(&write);
+    }
+
+    fn send_write(self: &Rc<Self>, write: &Rc<Write<B>>) {
+        let sink: Rc<dyn ReplySink> = Rc::<Write<B>>::clone(write);
+        let members = write.inner.borrow().members.clone();
+        let version = write.inner.borrow().version;
+        for (index, member) in members.iter().enumerate() {
+            if member.belief.get().is_none() {
+                continue;
+            }
+            let part = u32::try_from(index).unwrap_or(0);
+            let sent = {
+                let inner = write.inner.borrow();
+                let mut put = |out: &mut Vec<u8>| inner.write(index, Call::Digest, out);
+                let bytes = inner.bytes.len() + 256;
+                self.backend.send(&member.node, bytes, &mut put, version, &sink, Tag { slot: 0, part })
+            };
+            let mut inner = write.inner.borrow_mut();
+            if sent.is_ok() {
+                inner.waiting += 1;
+            }
+            if let Some(vote) = inner.votes.get_mut(index) {
+                *vote = if sent.is_ok() { Vote::Waiting } else { Vote::Not };
+            }
+        }
+        drop(sink);
+        write.look(self);
+    }
+
+    fn take_write(self: &Rc<Self>) -> Rc<Write<B>> {
+        if let Some(write) = self.writes.done.borrow_mut().pop() {
+            return write;
+        }
+        Rc::new(Write {
+            engine: Rc::downgrade(self),
+            inner: RefCell::new(Inner {
+                group: None,
+                members: SmallVec::new(),
+                asker: None,
+                version: Version::Resp2,
+                bytes: Vec::new(),
+                key_len: 0,
+                record_len: 0,
+                kind: Kind::Update { words: 0 },
+                lane: 0,
+                serial: 0,
+                generation: 0,
+                ballot: Ballot::default(),
+                base: Owned { ballot: Ballot::default(), count: 0, generation: 0 },
+                op_id: OpId(0),
+                needed: 0,
+                stage: Stage::Over,
+                votes: [Vote::None; 8],
+                waiting: 0,
+                accepted: 0,
+                reply: Vec::new(),
+                existed: false,
+                split: false,
+                trusted: 0,
+                error: None,
+                null_is_array: false,
+                partial: Vec::new(),
+            }),
+        })
+    }
+}
+
+/// How many replicas have to take a write.
+fn acks_of<B: Backend>(level: Level, group: &Group<B>) -> usize {
+    usize::from(level.write_acks(group.quorums()))
+}
+
+impl<B: Backend> Inner<B> {
+    /// Forgets the last write.
+    fn begin(&mut self) {
+        self.stage = Stage::Asking;
+        self.votes = [Vote::None; 8];
+        self.waiting = 0;
+        self.accepted = 0;
+        self.reply.clear();
+        self.existed = false;
+        self.split = false;
+        self.trusted = 0;
+        self.error = None;
+        self.partial.clear();
+        self.generation = self.group.as_ref().map_or(0, |group| group.generation.get());
+    }
+
+    fn is_blind(&self) -> bool {
+        matches!(self.kind, Kind::Set { .. } | Kind::Restore { .. })
+    }
+
+    /// The same write in several rounds.
+    fn proposal(&self, engine: &Engine<B>, tried: Option<Tried>) -> Option<Proposal<B>> {
+        let group = self.group.as_ref()?;
+        let reply = match (&tried, self.is_blind()) {
+            (None, _) => None,
+            (Some(_), true) => Some(b"+OK\r\n".to_vec()),
+            (Some(_), false) => (self.accepted > 0).then(|| self.reply.clone()),
+        };
+        Some(Proposal {
+            group: Rc::clone(group),
+            members: self.members.clone(),
+            keys: std::iter::once(Key::new(self.key(), true)).collect(),
+            work: Work::Update(self.words()),
+            version: self.version,
+            needed: self.needed,
+            op_id: self.op_id,
+            deadline: engine.deadline(group),
+            tried,
+            reply,
+            null_is_array: self.null_is_array,
+            asker: self.asker.clone(),
+            trouble: String::new(),
+        })
+    }
+
+    /// What the votes come to: whether the client can be answered, and with what.
+    fn verdict(&self) -> Verdict {
+        if self.stage == Stage::Over {
+            return Verdict::Wait;
+        }
+        if self.accepted >= self.needed {
+            return if self.split { Verdict::Propose } else { Verdict::Done };
+        }
+        if self.accepted + self.waiting >= self.needed {
+            return Verdict::Wait;
+        }
+        let errors = self.votes.iter().filter(|vote| **vote == Vote::Error).count();
+        let unclear = self.accepted > 0 || self.votes.contains(&Vote::Maybe) || self.waiting > 0;
+        let majority = self.group.as_ref().map_or(1, |group| usize::from(group.quorums().majority()));
+        // A failed update is an answer where a quorum holds its base; a blind write has no base.
+        if !unclear && errors > 0 && (errors >= majority || self.is_blind() && !self.votes.contains(&Vote::Never)) {
+            return Verdict::Refused;
+        }
+        Verdict::Propose
+    }
+
+    fn tried(&self) -> Option<Tried> {
+        let unclear = self.accepted > 0
+            || self.votes.iter().any(|vote| matches!(vote, Vote::Maybe | Vote::Waiting));
+        if !unclear {
+            return None;
+        }
+        let never = (0..8_u8).filter(|at| self.votes.get(usize::from(*at)) == Some(&Vote::Never));
+        Some(Tried {
+            first: self.ballot,
+            base_count: self.base.count,
+            never: never.fold(0, |mask, at| mask | 1 << at),
+            trusted: self.split.then_some(self.trusted),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Wait,
+    Done,
+    Refused,
+    Propose,
+}
+
+impl<B: Backend> Write<B> {
+    fn fill(&self, request: &Request<'_, B>, key: &[u8], plan: &Plan<'_>, sink: &Rc<dyn ReplySink>, tag: Tag) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        inner.bytes.clear();
+        inner.bytes.extend_from_slice(key);
+        inner.key_len = key.len();
+        write_record_key(key, &mut inner.bytes);
+        inner.record_len = inner.bytes.len() - key.len();
+        match plan.words {
+            Some(words) => inner.bytes.extend_from_slice(&words.bytes),
+            None => inner.bytes.extend_from_slice(plan.value),
+        }
+        inner.kind = plan.kind;
+        inner.ballot = plan.ballot;
+        inner.base = plan.base;
+        inner.op_id = plan.op_id;
+        inner.version = request.version;
+        inner.needed = acks_of(request.level, request.group);
+        inner.group = Some(Rc::clone(request.group));
+        inner.members.clone_from(&request.members);
+        inner.asker = Some(Asker { sink: Rc::clone(sink), tag });
+        inner.null_is_array = !inner.is_blind() && null_is_array(request.row, &request.args);
+        inner.begin();
+    }
+
+    /// Looks at the votes after each of them.
+    fn look(self: &Rc<Self>, engine: &Rc<Engine<B>>) {
+        let mut inner = self.inner.borrow_mut();
+        let verdict = inner.verdict();
+        if verdict != Verdict::Wait {
+            inner.stage = Stage::Over;
+            let lane = inner.lane;
+            let asker = inner.asker.clone();
+            let trouble = match verdict {
+                Verdict::Done if inner.generation == inner.group.as_ref().map_or(0, |it| it.generation.get()) => None,
+                Verdict::Refused => None,
+                _ => Some(inner.tried()),
+            };
+            if let Some(tried) = trouble {
+                let proposal = inner.proposal(engine, tried);
+                let serial = inner.serial;
+                drop(inner);
+                engine.lanes.disown(lane);
+                if let Some(proposal) = proposal {
+                    engine.go_on(proposal, lane, serial);
+                }
+            } else if verdict == Verdict::Refused {
+                let mut out = Vec::new();
+                reply::store_error(&mut out, inner.error.as_deref().unwrap_or_default());
+                drop(inner);
+                engine.lanes.disown(lane);
+                engine.lanes.leave(lane);
+                count(&engine.counts.writes_in_one_round);
+                if let Some(asker) = asker {
+                    asker.answer(&out);
+                }
+            } else {
+                let reply = std::mem::take(&mut inner.reply);
+                let is_blind = inner.is_blind();
+                let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
+                let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
+                let is_chosen = inner.accepted >= majority;
+                self.note_missing(engine, &inner);
+                drop(inner);
+                if is_blind && is_chosen {
+                    engine.lanes.wrote_blindly(lane, owned);
+                }
+                engine.lanes.leave(lane);
+                count(&engine.counts.writes_in_one_round);
+                if let Some(asker) = asker {
+                    asker.answer(if is_blind { b"+OK\r\n" } else { &reply });
+                }
+                self.inner.borrow_mut().reply = reply;
+            }
+        } else {
+            drop(inner);
+        }
+        self.recycle(engine);
+    }
+
+    /// Replicas that have said by now that they did not take it.
+    fn note_missing(&self, engine: &Rc<Engine<B>>, inner: &Inner<B>) {
+        let Some(group) = &inner.group else { return };
+        for (index, _) in inner.members.iter().enumerate() {
+            let vote = inner.votes.get(index).copied().unwrap_or(Vote::None);
+            if !matches!(vote, Vote::Accepted | Vote::Waiting) {
+                engine.missed(group, inner.key(), &inner.members, index);
+            }
+        }
+    }
+
+    /// Keeps it for the next write, when nothing is due to it any more.
+    fn recycle(self: &Rc<Self>, engine: &Engine<B>) {
+        let mut borrowed = self.inner.borrow_mut();
+        let inner = &mut *borrowed;
+        if inner.stage != Stage::Over || inner.waiting > 0 || inner.group.is_none() {
+            return;
+        }
+        inner.group = None;
+        inner.members.clear();
+        inner.asker = None;
+        for buffer in [&mut inner.bytes, &mut inner.reply] {
+            if buffer.capacity() > POOLED_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
+        drop(borrowed);
+        let mut done = engine.writes.done.borrow_mut();
+        if done.len() < POOLED_MAX {
+            done.push(Rc::clone(self));
+        }
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    /// A write that one round did not do goes on in several, at its place in the lane.
+    fn go_on(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
+        let waiting = self.lanes.wait(&[lane], serial, Wish::Exclusive);
+        // Only now, so that nothing gets in between.
+        self.lanes.leave(lane);
+        let engine = Rc::clone(self);
+        self.spawn(async move {
+            let held = waiting.await;
+            proposal.run(engine, held).await;
+        });
+    }
+}
+
+impl<B: Backend> ReplySink for Write<B> {
+    fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow {
+        let Some(engine) = self.engine.upgrade() else { return Flow::Continue };
+        let index = tag.part as usize;
+        let vote = match piece {
+            Piece::Whole(reply) => {
+                let answer = Answer::parse(reply);
+                if matches!(answer, Answer::NoScript) && self.send_again(&engine, index, tag) {
+                    return Flow::Continue;
+                }
+                self.inner.borrow_mut().judge(&engine, index, &answer)
+            }
+            // The answer to an update may be long; scripts build it whole.
+            Piece::Begin(bytes) | Piece::More(bytes) => {
+                self.inner.borrow_mut().gather(index, bytes);
+                return Flow::Continue;
+            }
+            Piece::End(bytes) => {
+                let mut inner = self.inner.borrow_mut();
+                inner.gather(index, bytes);
+                let reply = inner.gathered(index);
+                inner.judge(&engine, index, &Answer::parse(&reply))
+            }
+            Piece::Failed(failure) if may_have_arrived(&failure.cause) => Vote::Maybe,
+            Piece::Failed(_) => Vote::Not,
+        };
+        {
+            let mut inner = self.inner.borrow_mut();
+            let inner = &mut *inner;
+            inner.waiting = inner.waiting.saturating_sub(1);
+            let votes = inner.members.get(index).is_some_and(|member| member.votes());
+            if votes && vote == Vote::Accepted {
+                inner.accepted += 1;
+            }
+            if let Some(place) = inner.votes.get_mut(index) {
+                *place = if votes { vote } else { Vote::None };
+            }
+            if inner.stage == Stage::Over
+                && vote != Vote::Accepted
+                && let Some(group) = inner.group.clone()
+            {
+                engine.missed(&group, inner.key(), &inner.members, index);
+            }
+        }
+        self.look(&engine);
+        Flow::Continue
+    }
+
+    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
+        true
+    }
+
+    fn origin(&self) -> usize {
+        self.inner.borrow().asker.as_ref().map_or(0, |asker| asker.sink.origin())
+    }
+
+    fn make_way(&self) {}
+}
+
+impl<B: Backend> Write<B> {
+    /// The store has forgotten the script: it gets its text.
+    fn send_again(self: &Rc<Self>, engine: &Rc<Engine<B>>, index: usize, tag: Tag) -> bool {
+        let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+        let inner = self.inner.borrow();
+        let Some(member) = inner.members.get(index) else { return false };
+        let mut put = |out: &mut Vec<u8>| inner.write(index, Call::Text, out);
+        engine.backend.send(&member.node, inner.bytes.len() + 4096, &mut put, inner.version, &sink, tag).is_ok()
+    }
+}
