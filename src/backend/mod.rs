@@ -142,11 +142,12 @@ pub trait ReplySink {
     /// Whether the paused reply to `tag` may go on; if not, `waker` is woken when it may.
     fn ready(&self, tag: Tag, waker: &Waker) -> bool;
 
-    /// The client that the request is made for: its requests for one key must not overtake each other.
+    /// The client that the request is made for: its requests for one key must not overtake each other. Asked for while
+    /// any sink sends, this one among them.
     fn origin(&self) -> usize;
 
     /// The reply to a paused request has stood still for too long, and replies to others wait behind it: the sink has to
-    /// take it now, or give it up.
+    /// take it now, or give it up. Told while any sink sends, this one among them.
     fn make_way(&self);
 }
 
@@ -179,6 +180,21 @@ pub enum Cause {
     Unsent(Arc<str>),
     /// The connection broke after it was sent: may have been executed.
     Broken(Arc<str>),
+}
+
+impl Cause {
+    /// Whether the store may have executed the request.
+    pub fn may_be_applied(&self) -> bool {
+        match self {
+            Self::ServiceTimeout(_) | Self::Broken(_) => true,
+            Self::Connect(_)
+            | Self::BreakerOpen(_)
+            | Self::QueueTimeout(_)
+            | Self::Overloaded
+            | Self::Behind
+            | Self::Unsent(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Cause {

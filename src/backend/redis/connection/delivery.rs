@@ -6,7 +6,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use super::{Connection, Entry, Inner, Role};
 use crate::backend::redis::node::Node;
-use crate::backend::{Flow, Piece, ReplySink, Tag};
+use crate::backend::{Flow, Piece};
 use crate::clock::Moment;
 use crate::protocol::resp::{ReplyScan, Step};
 
@@ -21,14 +21,6 @@ pub(super) struct Incoming {
     scan: ReplyScan,
     /// The reply at the front is being passed on in pieces.
     passing: bool,
-}
-
-/// Who is to be told that a reply ended.
-struct Settled {
-    sink: Option<Rc<dyn ReplySink>>,
-    tag: Tag,
-    /// Since when the request that is now done was waiting; none when more replies to it come.
-    since: Option<Moment>,
 }
 
 impl Connection {
@@ -98,15 +90,17 @@ impl Connection {
                         continue; // Out of band: nothing that is forwarded asks for pushes.
                     }
                     let settled = self.inner.borrow_mut().settle(kind, passed);
-                    let Some(settled) = settled else { break Err("a reply that nothing asked for".into()) };
-                    if let Some(since) = settled.since {
+                    let Some(Entry { sink, tag, at, preceding, .. }) = settled else {
+                        break Err("a reply that nothing asked for".into());
+                    };
+                    if preceding == 0 {
                         replies += 1;
                         errors += u64::from(kind == b'-');
-                        node.cells.service_duration.observe(now.since(since));
+                        node.cells.service_duration.observe(now.since(at));
                     }
-                    if let Some(sink) = settled.sink {
+                    if let Some(sink) = sink {
                         let piece = if passed { Piece::End(reply) } else { Piece::Whole(reply) };
-                        let _: Flow = sink.reply(settled.tag, piece);
+                        let _: Flow = sink.reply(tag, piece);
                     }
                 }
                 Ok(Step::Partial { len }) => {
@@ -164,19 +158,23 @@ impl Connection {
 }
 
 impl Inner {
-    /// Takes note that a reply ended: who is to hear of it, or `None` when nobody asked.
+    /// Takes note that a reply ended: the request that it answers, without a sink if nobody is to hear of it. `None` when
+    /// nobody asked.
     #[inline]
-    fn settle(&mut self, kind: u8, passed: bool) -> Option<Settled> {
-        let front = self.in_flight.front_mut()?;
-        if front.preceding > 0 {
-            front.preceding -= 1;
-            let sink = if kind == b'-' { front.sink.take() } else { None };
-            return Some(Settled { sink, tag: front.tag, since: None });
-        }
-        let Entry { sink, tag, at, .. } = self.in_flight.pop_front()?;
+    fn settle(&mut self, kind: u8, passed: bool) -> Option<Entry> {
+        let entry = self.in_flight.pop_front()?;
         if passed && self.slow_since.is_some() && !self.is_obstructed() {
             self.slow_since = None;
         }
-        Some(Settled { sink, tag, since: Some(at) })
+        Some(if entry.preceding == 0 { entry } else { self.settle_preceding(kind, entry) })
+    }
+
+    /// More replies to the request come: it goes back to where it was, unless this one is an error, without its sink.
+    #[cold]
+    fn settle_preceding(&mut self, kind: u8, mut entry: Entry) -> Entry {
+        let sink = if kind == b'-' { entry.sink.take() } else { None };
+        let told = Entry { sink, ..entry };
+        self.in_flight.push_front(Entry { sink: entry.sink, preceding: entry.preceding - 1, ..told });
+        told
     }
 }
