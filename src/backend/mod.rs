@@ -102,7 +102,7 @@ pub trait Wake {
 }
 
 /// Names one request towards its sink: the sink chooses it and gets it back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tag {
     /// Which of the sink's requests.
     pub slot: u32,

@@ -201,7 +201,10 @@ pub fn no_replicas(out: &mut Vec<u8>, why: impl Display) {
 
 /// A key that quoit keeps for itself.
 pub fn reserved_key(out: &mut Vec<u8>) {
-    error_line(out, format_args!("ERR keys that begin with \\x00q belong to quoit in a replicated pool; use another key"));
+    error_line(
+        out,
+        format_args!("ERR keys that begin with \\x00q belong to quoit in a replicated pool; use another key"),
+    );
 }
 
 /// No route or pool takes the key.

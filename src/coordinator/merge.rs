@@ -40,11 +40,38 @@ impl Pool {
         slot: u32,
         bytes_max: usize,
     ) -> Rc<Merge> {
+        let merge = self.pop();
+        merge.begin(self, plan.rule, fragments.len(), sink, Tag { slot, part: 0 }, bytes_max);
+        {
+            let mut state = merge.state.borrow_mut();
+            state.owners.extend(plan.places.iter().map(|place| {
+                let part = fragments.iter().position(|fragment| fragment.place == *place).unwrap_or_default();
+                u32::try_from(part).unwrap_or(u32::MAX)
+            }));
+        }
+        merge
+    }
+
+    /// A merge with a part for each key.
+    pub(super) fn take_each(
+        self: &Rc<Self>,
+        rule: SplitRule,
+        keys: usize,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        bytes_max: usize,
+    ) -> Rc<Merge> {
+        let merge = self.pop();
+        merge.begin(self, rule, keys, sink, tag, bytes_max);
+        merge.state.borrow_mut().owners.extend(0..u32::try_from(keys).unwrap_or(u32::MAX));
+        merge
+    }
+
+    fn pop(&self) -> Rc<Merge> {
         let mut merge = self.done.borrow_mut().pop().unwrap_or_default();
         if Rc::get_mut(&mut merge).is_none() {
             merge = Rc::default(); // Its last caller still holds it.
         }
-        merge.begin(self, plan, fragments, sink, slot, bytes_max);
         merge
     }
 }
@@ -62,9 +89,9 @@ struct State {
     rule: Option<SplitRule>,
     sink: Option<Rc<dyn ReplySink>>,
     pool: Option<Rc<Pool>>,
-    slot: u32,
+    tag: Tag,
     /// For each key, the part that has it.
-    owners: Vec<u16>,
+    owners: Vec<u32>,
     parts: Vec<Part>,
     used: usize,
     left: usize,
@@ -88,27 +115,23 @@ impl Merge {
     fn begin(
         &self,
         pool: &Rc<Pool>,
-        plan: &Plan<'_>,
-        fragments: &Fragments,
+        rule: SplitRule,
+        parts: usize,
         sink: &Rc<dyn ReplySink>,
-        slot: u32,
+        tag: Tag,
         bytes_max: usize,
     ) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        state.rule = Some(plan.rule);
+        state.rule = Some(rule);
         state.sink = Some(Rc::clone(sink));
         state.pool = Some(Rc::clone(pool));
-        state.slot = slot;
+        state.tag = tag;
         state.owners.clear();
-        state.owners.extend(plan.places.iter().map(|place| {
-            let part = fragments.iter().position(|fragment| fragment.place == *place).unwrap_or_default();
-            u16::try_from(part).unwrap_or(u16::MAX)
-        }));
-        state.used = fragments.len();
-        state.left = fragments.len();
-        if state.parts.len() < fragments.len() {
-            state.parts.resize_with(fragments.len(), Part::default);
+        state.used = parts;
+        state.left = parts;
+        if state.parts.len() < parts {
+            state.parts.resize_with(parts, Part::default);
         }
         for part in &mut state.parts {
             part.reply.clear();
@@ -126,6 +149,11 @@ impl Merge {
         self.state.borrow_mut().fail(part, failure);
     }
 
+    /// A part was answered at once.
+    pub(super) fn part_answered(&self, part: usize, reply: &[u8]) {
+        self.state.borrow_mut().extend(part, reply, true);
+    }
+
     /// Every fragment was sent or has failed.
     pub(super) fn all_sent(self: &Rc<Self>) {
         self.sending.set(false);
@@ -136,14 +164,14 @@ impl Merge {
         if self.sending.get() || self.state.borrow().left > 0 {
             return;
         }
-        let (sink, slot, mut merged, pool, held_bytes) = {
+        let (sink, tag, mut merged, pool, held_bytes) = {
             let mut state = self.state.borrow_mut();
             let mut merged = std::mem::take(&mut state.merged);
             state.write(&mut merged);
-            (state.sink.take(), state.slot, merged, state.pool.take(), state.held_bytes)
+            (state.sink.take(), state.tag, merged, state.pool.take(), state.held_bytes)
         };
         if let Some(sink) = sink {
-            let _: Flow = sink.reply(Tag { slot, part: 0 }, Piece::Whole(&merged));
+            let _: Flow = sink.reply(tag, Piece::Whole(&merged));
         }
         if let Some(pool) = pool {
             pool.held_bytes.set(pool.held_bytes.get().saturating_sub(held_bytes));
@@ -229,11 +257,11 @@ fn integer(reply: &[u8]) -> Option<i64> {
 }
 
 /// Appends the elements of all parts in the order of the request's keys.
-fn write_array(owners: &[u16], parts: &[Part], out: &mut Vec<u8>) {
+fn write_array(owners: &[u32], parts: &[Part], out: &mut Vec<u8>) {
     write_header(out, b'*', owners.len());
     let mut rest: smallvec::SmallVec<[(&[u8], bool); 8]> = parts.iter().map(|part| elements(&part.reply)).collect();
     for owner in owners {
-        let Some((rest, repeat)) = rest.get_mut(usize::from(*owner)) else { continue };
+        let Some((rest, repeat)) = rest.get_mut(*owner as usize) else { continue };
         if *repeat {
             out.extend_from_slice(rest);
             continue;

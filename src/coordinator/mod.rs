@@ -11,20 +11,25 @@
 
 mod fragment;
 mod merge;
+mod replicated;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
 
 use crate::backend::redis::{Lease, Node};
-use crate::backend::{Cause, Failure, ReplySink, Tag};
+use crate::backend::{Cause, Context, Failure, ReplySink, Stores, Tag};
 use crate::command::{self, Args, Handling, KeyIndexes, Row, reply};
 use crate::config::{Listener, Rewrite};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{Version, write_bulk, write_header};
+use crate::quorum::Level;
+use crate::replication::Engine;
 use crate::topology::{Place, View};
 
 use merge::Pool as MergePool;
+use replicated::Groups;
 
 /// A request whose row is known.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +42,8 @@ pub struct Request<'a> {
     pub row: &'static Row,
     /// The protocol version in which the client wants the reply.
     pub version: Version,
+    /// What the client asks of replicas, if it has said so.
+    pub level: Option<Level>,
 }
 
 /// What became of a request.
@@ -49,9 +56,14 @@ pub enum Verdict {
 }
 
 /// Sends requests; one for each worker.
-#[derive(Default)]
 pub struct Coordinator {
     merges: Rc<MergePool>,
+    engine: Rc<Engine<Stores>>,
+    groups: Groups,
+    /// Whether any pool has several replicas.
+    replicates: Cell<bool>,
+    /// Whether this worker looks after the stores for all.
+    leads: bool,
 }
 
 /// Where a request has to go, as [`Coordinator::dispatch`] works on it.
@@ -82,6 +94,33 @@ impl Target<'_> {
 }
 
 impl Coordinator {
+    /// The coordinator of a worker. One worker of a process `leads`: it begins pools and rebuilds their stores.
+    pub fn new(context: &Rc<Context>, leads: bool) -> Self {
+        Self {
+            merges: Rc::default(),
+            engine: Engine::new(Stores::new(Rc::clone(context)), fastrand::u64(..)),
+            groups: Groups::default(),
+            replicates: Cell::new(false),
+            leads,
+        }
+    }
+
+    /// Takes a new view.
+    pub fn refresh(&self, view: &View) {
+        self.groups.refresh(view, &self.engine, self.leads);
+        self.replicates.set(self.groups.any());
+    }
+
+    /// The worker drains: what runs for nobody ends.
+    pub fn end(&self) {
+        self.engine.end();
+    }
+
+    /// What replicates.
+    pub fn engine(&self) -> &Rc<Engine<Stores>> {
+        &self.engine
+    }
+
     /// Sends a request that stores answer.
     #[inline]
     pub fn dispatch(
@@ -94,6 +133,11 @@ impl Coordinator {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let target = Target { view, listener };
+        if self.replicates.get()
+            && let Some(verdict) = self.dispatch_replicated(&target, request, sink, Tag { slot, part: 0 }, out)
+        {
+            return verdict;
+        }
         if let (Handling::Forward, Some(at)) = (request.row.handling, request.row.single_key_at)
             && let Some(key) = request.args.get(usize::from(at))
             && let Some((_, node, Rewrite::Keep)) = target.owner(key)
@@ -224,7 +268,10 @@ impl Coordinator {
         out: &mut Vec<u8>,
     ) -> Result<Option<Lease>, Outcome> {
         let target = Target { view, listener };
-        let Some((_, node, Rewrite::Keep)) = target.owner(key) else { return Ok(None) };
+        let Some((place, node, Rewrite::Keep)) = target.owner(key) else { return Ok(None) };
+        if self.groups.get(usize::from(place.pool)).is_some() {
+            return Ok(None); // It goes to several.
+        }
         node.lease(version).map(Some).map_err(|cause| refuse(node, cause, out))
     }
 }

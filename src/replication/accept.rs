@@ -9,6 +9,7 @@ use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
 use super::{Engine, count};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_bulk};
+use crate::quorum::Adopt;
 use crate::version::{ANY_BASE, Ballot, FENCE_KEY, NO_BASE, Record, Script};
 
 /// What became of work that was sent to all replicas.
@@ -137,7 +138,8 @@ impl<B: Backend> Proposal<B> {
             if votes {
                 self.hear(engine, ground, &mut heard, at, &said, ballot, base.count);
             }
-            let alike = heard.accepted.first().is_some_and(|(_, one)| heard.accepted.iter().all(|(_, other)| one == other));
+            let alike =
+                heard.accepted.first().is_some_and(|(_, one)| heard.accepted.iter().all(|(_, other)| one == other));
             if heard.accepted.len() >= self.needed && alike {
                 round.leave(&engine.aftermath(&self.group, &self.members, &key.name));
                 break;
@@ -249,14 +251,7 @@ impl<B: Backend> Proposal<B> {
     }
 
     /// Brings the state of one replica, under `ballot`, to others; how many took it.
-    async fn spread(
-        &mut self,
-        engine: &Engine<B>,
-        key: usize,
-        source: usize,
-        to: &[usize],
-        ballot: Ballot,
-    ) -> usize {
+    async fn spread(&mut self, engine: &Engine<B>, key: usize, source: usize, to: &[usize], ballot: Ballot) -> usize {
         if to.is_empty() {
             return 0;
         }
@@ -343,7 +338,10 @@ impl<B: Backend> Proposal<B> {
         }
         states.sort_by_key(|(source, _)| *source);
         // The most frequent one; of several the first in ring order.
-        let frequency = |state: &State| states.iter().filter(|(_, other)| other.payload == state.payload).count();
+        let frequency = |state: &State| match self.group.settings.adopt {
+            Adopt::Majority => states.iter().filter(|(_, other)| other.payload == state.payload).count(),
+            Adopt::First => 0,
+        };
         let chosen = states.iter().rev().max_by_key(|(_, state)| frequency(state)).map(|(source, _)| *source)?;
         let at = states.iter().position(|(source, _)| *source == chosen)?;
         let (_, mut state) = states.swap_remove(at);
@@ -464,14 +462,7 @@ impl<B: Backend> Proposal<B> {
         Some(runner)
     }
 
-    async fn run_on(
-        &self,
-        engine: &Engine<B>,
-        ground: &Ground,
-        runner: usize,
-        words: &Words,
-        ballot: Ballot,
-    ) -> Said {
+    async fn run_on(&self, engine: &Engine<B>, ground: &Ground, runner: usize, words: &Words, ballot: Ballot) -> Said {
         let keys = &self.keys;
         let version = self.version;
         let write = |part: usize, call, out: &mut Vec<u8>| {

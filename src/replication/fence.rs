@@ -144,7 +144,7 @@ impl<B: Backend> Engine<B> {
             if before.is_some() {
                 tracing::warn!(pool = %group.name, node = %label(), "the store has lost its memory: it does not vote until it is rebuilt");
                 member.belief.set(None);
-                group.generation.set(group.generation.get() + 1);
+                group.generation.set(self.next_serial());
             }
             return;
         }
@@ -153,18 +153,20 @@ impl<B: Backend> Engine<B> {
                 member.standing.set(Standing::Known);
                 if before.is_none_or(|belief| belief.fence != fence) {
                     member.belief.set(Some(Belief { fence, bytes: fence.encode() }));
-                    group.generation.set(group.generation.get() + 1);
+                    group.generation.set(self.next_serial());
                     tracing::debug!(pool = %group.name, node = %label(), epoch = fence.epoch, state = ?fence.state, "fence");
                 }
             }
             other => {
                 if member.standing.replace(Standing::Foreign) != Standing::Foreign {
-                    let why = other.err().map_or_else(|| "it belongs to another ring or another node".to_owned(), |it| it.to_string());
+                    let why = other
+                        .err()
+                        .map_or_else(|| "it belongs to another ring or another node".to_owned(), |it| it.to_string());
                     tracing::error!(pool = %group.name, node = %label(), %why, "the store is not touched: its fence is not this pool's; use the configuration it was set up with, or empty it");
                 }
                 if before.is_some() {
                     member.belief.set(None);
-                    group.generation.set(group.generation.get() + 1);
+                    group.generation.set(self.next_serial());
                 }
             }
         }
@@ -242,7 +244,7 @@ impl<B: Backend> Engine<B> {
             return; // Somebody is at it.
         }
         if matches!(member.standing.get(), Standing::Empty(_)) && !self.raise_fences(group, &member).await {
-            let _: Option<Vec<u8>> = self.ask(group, &member, &[b"DEL", LEASE_KEY]).await;
+            drop(self.ask(group, &member, &[b"DEL", LEASE_KEY]).await);
             return;
         }
         let label = self.backend.label(&member.node);
@@ -254,7 +256,7 @@ impl<B: Backend> Engine<B> {
         } else {
             tracing::warn!(pool = %group.name, node = %label, "the store could not be rebuilt yet");
         }
-        let _: Option<Vec<u8>> = self.ask(group, &member, &[b"DEL", LEASE_KEY]).await;
+        drop(self.ask(group, &member, &[b"DEL", LEASE_KEY]).await);
     }
 
     /// Raises the fences of the peers of an empty store, and gives it one under which it is rebuilt.
@@ -269,8 +271,7 @@ impl<B: Backend> Engine<B> {
                 continue;
             };
             let raised = Fence { epoch: belief.fence.epoch + 1, ..belief.fence };
-            let words: &[&[u8]] =
-                &[b"EVAL", COMPARE_AND_SET, b"1", FENCE_KEY, &belief.bytes, &raised.encode()];
+            let words: &[&[u8]] = &[b"EVAL", COMPARE_AND_SET, b"1", FENCE_KEY, &belief.bytes, &raised.encode()];
             if self.ask(group, peer, words).await.is_none_or(|reply| reply != b":1\r\n") {
                 lacking += 1;
                 continue;
@@ -364,13 +365,7 @@ impl<B: Backend> Engine<B> {
         permits.acquire_many(all).await.is_ok()
     }
 
-    async fn copy_key(
-        &self,
-        group: &Rc<Group<B>>,
-        members: &Members<B>,
-        to: &Rc<Member<B>>,
-        key: &[u8],
-    ) -> bool {
+    async fn copy_key(&self, group: &Rc<Group<B>>, members: &Members<B>, to: &Rc<Member<B>>, key: &[u8]) -> bool {
         for _ in 0..3 {
             match self.repair(group, members, key).await {
                 Repair::Left(left) => {

@@ -33,7 +33,7 @@ use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
 use crate::command::{Args, KeyIndexes, Row, reply};
 use crate::protocol::resp::Version;
-use crate::quorum::{Level, Quorums};
+use crate::quorum::{Adopt, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
 
 use fence::Standing;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub fingerprint: u64,
     /// Whether any request may ask for more than `eventual`.
     pub is_strict: bool,
+    /// Which of several values from before quoit wins.
+    pub adopt: Adopt,
 }
 
 /// Which members hold a key, in ring order.
@@ -133,8 +135,14 @@ impl FenceText {
 }
 
 impl<B: Backend> Group<B> {
-    /// A pool whose stores have not been asked for their fences yet.
-    pub fn new(name: &str, settings: Settings, members: Vec<Rc<Member<B>>>, locate: Box<Locate>) -> Rc<Self> {
+    /// A pool. `generation` is a number that no other group of the worker has had ([`Engine::next_serial`]).
+    pub fn new(
+        name: &str,
+        settings: Settings,
+        members: Vec<Rc<Member<B>>>,
+        generation: u64,
+        locate: Box<Locate>,
+    ) -> Rc<Self> {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Rc::new(Self {
             name: name.to_owned(),
@@ -143,7 +151,7 @@ impl<B: Backend> Group<B> {
             tombstone_ms: millis(settings.tombstone_grace),
             settings,
             members,
-            generation: Cell::new(0),
+            generation: Cell::new(generation),
             locate,
             retired: Cell::new(false),
             look_soon: Cell::new(false),
@@ -300,7 +308,8 @@ impl<B: Backend> Engine<B> {
         self.ending.set(true);
     }
 
-    fn next_serial(&self) -> u64 {
+    /// A number that was not given before.
+    pub fn next_serial(&self) -> u64 {
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
         serial
@@ -350,13 +359,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Sends a request to one store as it came.
-    fn pass_on(
-        &self,
-        request: &Request<'_, B>,
-        sink: &Rc<dyn ReplySink>,
-        tag: Tag,
-        out: &mut Vec<u8>,
-    ) -> Taken {
+    fn pass_on(&self, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag, out: &mut Vec<u8>) -> Taken {
         let usable = |member: &&Rc<Member<B>>| member.votes() && self.backend.is_available(&member.node);
         let Some(member) = request.members.iter().find(usable).or_else(|| request.members.first()) else {
             reply::no_pool(out);

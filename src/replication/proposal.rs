@@ -303,7 +303,8 @@ impl<B: Backend> Proposal<B> {
         let group = Rc::clone(&self.group);
         let majority = self.majority();
         let generation = group.generation.get();
-        let voters: SmallVec<[usize; 7]> = (0..members.len()).filter(|at| members.get(*at).is_some_and(|member| member.votes())).collect();
+        let voters: SmallVec<[usize; 7]> =
+            (0..members.len()).filter(|at| members.get(*at).is_some_and(|member| member.votes())).collect();
         if voters.len() < majority {
             self.trouble = format!("{} of {} replicas can vote, {majority} are needed", voters.len(), members.len());
             engine.look_at_fences(&group);
@@ -393,7 +394,8 @@ impl<B: Backend> Proposal<B> {
             if !key.written {
                 continue;
             }
-            let records = || promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
+            let records =
+                || promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
             let newest = records().map(|(_, record)| record).max_by_key(|record| record.accepted);
             if newest.is_some_and(|newest| newest.contains(self.op_id)) {
                 return Search::Found;
@@ -407,12 +409,7 @@ impl<B: Backend> Proposal<B> {
     }
 
     /// An earlier try is part of the newest state: that is brought to a quorum, then it is done.
-    async fn complete(
-        &mut self,
-        engine: &Engine<B>,
-        ground: &mut Ground,
-        held: &mut Option<Held>,
-    ) -> Option<End> {
+    async fn complete(&mut self, engine: &Engine<B>, ground: &mut Ground, held: &mut Option<Held>) -> Option<End> {
         for key in 0..self.keys.len() {
             if self.keys.get(key).is_some_and(|key| key.written) {
                 let trusted = self.tried.as_ref().and_then(|tried| tried.trusted);
@@ -430,12 +427,7 @@ impl<B: Backend> Proposal<B> {
     }
 
     /// An update, or nothing: sent to all replicas.
-    async fn run_update(
-        &mut self,
-        engine: &Engine<B>,
-        ground: &mut Ground,
-        held: &mut Option<Held>,
-    ) -> Option<End> {
+    async fn run_update(&mut self, engine: &Engine<B>, ground: &mut Ground, held: &mut Option<Held>) -> Option<End> {
         let words = match &self.work {
             Work::Update(words) => Some(words.clone()),
             Work::Nothing | Work::Opaque(_) => None,

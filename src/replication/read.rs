@@ -15,8 +15,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::lane::{LaneId, lane_of};
-use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_probe, write_transaction};
 use super::slow_read::SlowRead;
+use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_probe, write_transaction};
 use super::{Asker, Engine, Group, Members, Request, Taken, count};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag, Wake};
 use crate::clock::Moment;
@@ -33,7 +33,7 @@ const VALUE: u32 = 8;
 
 /// How a value is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(super) enum Form {
     /// `GET`: `MGET record fence key`, one command. A key of another type looks like none, and is asked for again.
     Get,
     /// One key of `MGET`: a key of another type is nil.
@@ -82,7 +82,6 @@ pub(super) struct Question<B: Backend> {
     pub(super) asker: Asker,
     pub(super) version: Version,
     pub(super) level: Level,
-    pub(super) row: &'static Row,
 }
 
 struct Inner<B: Backend> {
@@ -131,7 +130,6 @@ impl<B: Backend> Engine<B> {
             asker: Asker { sink: Rc::clone(sink), tag },
             version: request.version,
             level: request.level,
-            row: request.row,
         };
         let key = match request.keys.as_slice() {
             [at] => request.args.get(*at as usize),

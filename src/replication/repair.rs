@@ -207,9 +207,8 @@ impl<B: Backend> Engine<B> {
         count(&self.counts.read_repairs);
         let name = Key::new(key, true);
         let Some(newest) = held.newest() else { return false };
-        let stale: SmallVec<[usize; 7]> = (0..members.len())
-            .filter(|at| !held.holders(newest).any(|holder| holder == *at))
-            .collect();
+        let stale: SmallVec<[usize; 7]> =
+            (0..members.len()).filter(|at| !held.holders(newest).any(|holder| holder == *at)).collect();
         let mut holding = held.holders(newest).count();
         if let Some(source) = held.holders(newest).next()
             && let Ok(state) = self.fetch(group, members, key, &name.record, source).await

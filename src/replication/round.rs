@@ -104,8 +104,7 @@ impl<'w, B: Backend> Round<'w, B> {
         origin: usize,
         write: &'w Write<'w>,
     ) -> Self {
-        let inbox =
-            Inbox { arrived: VecDeque::new(), partial: Vec::new(), due: 0, waker: None, aftermath: None };
+        let inbox = Inbox { arrived: VecDeque::new(), partial: Vec::new(), due: 0, waker: None, aftermath: None };
         let mailbox = Rc::new(Mailbox { origin, inbox: RefCell::new(inbox) });
         Self { engine, members, version, replies: 1, write, mailbox }
     }

@@ -100,20 +100,11 @@ pub(super) enum Answer<'a> {
     /// `blind` and `state`: the store holds it.
     Accepted,
     /// `apply`: it ran; `existed` says whether the key was there before.
-    Applied {
-        existed: bool,
-        reply: &'a [u8],
-    },
+    Applied { existed: bool, reply: &'a [u8] },
     /// `apply`: it ran and answered a number that Lua cannot hold.
-    AppliedNumber {
-        existed: bool,
-        digits: &'a [u8],
-    },
+    AppliedNumber { existed: bool, digits: &'a [u8] },
     /// `exec`: it ran; the states of the written keys as they are now.
-    Executed {
-        reply: &'a [u8],
-        states: SmallVec<[Fetched<'a>; 2]>,
-    },
+    Executed { reply: &'a [u8], states: SmallVec<[Fetched<'a>; 2]> },
     /// `prepare`: the records as they were, and whether each key is there.
     Promised(SmallVec<[(&'a [u8], bool); 2]>),
     /// The store does not hold what the operation builds on.
@@ -305,12 +296,6 @@ impl Words {
 
     pub(super) fn of_args(args: &Args<'_>) -> Self {
         Self::of(args.iter())
-    }
-
-    /// The command as a request.
-    pub(super) fn write_request(&self, out: &mut Vec<u8>) {
-        write_header(out, b'*', self.count);
-        out.extend_from_slice(&self.bytes);
     }
 }
 

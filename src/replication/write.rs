@@ -209,7 +209,7 @@ impl<B: Backend> Inner<B> {
             Answer::Garbled => Vote::Maybe,
             other => {
                 if let Some(group) = self.group.clone() {
-                    let _: String = engine.other_answer(&group, &self.members, index, other);
+                    drop(engine.other_answer(&group, &self.members, index, other));
                 }
                 Vote::Not
             }
@@ -420,14 +420,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// A proposal that turned out to need one round.
-    fn start_proposed(
-        self: &Rc<Self>,
-        proposal: Proposal<B>,
-        lane: LaneId,
-        serial: u64,
-        base: Owned,
-        ballot: Ballot,
-    ) {
+    fn start_proposed(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64, base: Owned, ballot: Ballot) {
         let write = self.take_write();
         {
             let mut inner = write.inner.borrow_mut();
@@ -596,8 +589,7 @@ impl<B: Backend> Inner<B> {
     }
 
     fn tried(&self) -> Option<Tried> {
-        let unclear = self.accepted > 0
-            || self.votes.iter().any(|vote| matches!(vote, Vote::Maybe | Vote::Waiting));
+        let unclear = self.accepted > 0 || self.votes.iter().any(|vote| matches!(vote, Vote::Maybe | Vote::Waiting));
         if !unclear {
             return None;
         }

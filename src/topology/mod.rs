@@ -21,6 +21,7 @@ use crate::config::reload::{self, RingChange};
 use crate::config::{Config, Listener, Pool};
 use crate::metrics::Metrics;
 use crate::ring::{Ring, RingError};
+use crate::version::Script;
 
 /// Rings and nodes of one configuration, shared by all workers.
 #[derive(Debug)]
@@ -113,6 +114,11 @@ impl PoolTopology {
     }
 }
 
+/// What the stores of a replicated pool have to know.
+fn scripts() -> Arc<[Arc<str>]> {
+    Script::ALL.iter().map(|script| Arc::from(script.body())).collect()
+}
+
 fn node_options(pool: &Pool, node: &crate::config::Node) -> NodeOptions {
     NodeOptions {
         name: node.name.clone(),
@@ -123,7 +129,7 @@ fn node_options(pool: &Pool, node: &crate::config::Node) -> NodeOptions {
             .as_ref()
             .map(|password| Credentials { username: node.username.clone(), password: password.expose().to_owned() }),
         // Only pools with more than one replica run scripts.
-        scripts: Arc::default(),
+        scripts: if pool.replicas > 1 { scripts() } else { Arc::default() },
         connect_timeout: pool.timeouts.connect,
         queue_timeout: pool.timeouts.queue,
         service_timeout: pool.timeouts.service,
@@ -202,6 +208,11 @@ impl View {
         let member = self.topology.pools.get(pool)?.ring.primary(key);
         let node = self.pools.get(pool)?.get(usize::from(member.0))?;
         Some((Place { pool: u16::try_from(pool).ok()?, node: member.0 }, node))
+    }
+
+    /// The handles of a pool's nodes, in the order of its ring's members.
+    pub fn nodes_in(&self, pool: usize) -> &[Rc<Node>] {
+        self.pools.get(pool).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The handle of a node.

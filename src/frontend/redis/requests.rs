@@ -42,16 +42,16 @@ impl Session {
                 return Handled::Yes;
             }
         };
-        let (version, authenticated) = {
+        let (version, authenticated, level) = {
             let inner = self.inner.borrow();
-            (inner.version, inner.authenticated)
+            (inner.version, inner.authenticated, inner.level)
         };
         match row.handling {
             Handling::Local(verb) => return self.handle_local(view, listener, verb, row, &args),
             _ if !authenticated => self.answer_with(row, Outcome::Refused, reply::noauth),
             Handling::Forward | Handling::SameNode | Handling::Split(_) => {
                 let slot = self.open_slot(class_of(row));
-                let request = Request { frame, args, row, version };
+                let request = Request { frame, args, row, version, level };
                 let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
                 let mut out = Vec::new();
                 let verdict = self.worker.coordinator.dispatch(view, listener, &request, &sink, slot, &mut out);

@@ -28,6 +28,7 @@ use crate::backend::Stream;
 use crate::clock::Moment;
 use crate::metrics::ListenerCells;
 use crate::protocol::resp::{RequestScan, Version};
+use crate::quorum::Level;
 use crate::topology::View;
 
 /// Requests of one client that may be due at a time; its socket is not read further until half of them are answered.
@@ -65,6 +66,8 @@ pub(super) struct Inner {
     pub(super) obstacle: Obstacle,
     pub(super) version: Version,
     pub(super) replies: Replies,
+    /// What the client asks of replicas, in place of its pools' levels.
+    pub(super) level: Option<Level>,
     pub(super) authenticated: bool,
     /// The task is about to run anyway.
     woken: bool,
@@ -124,6 +127,7 @@ impl Session {
                 obstacle: Obstacle::None,
                 version: Version::Resp2,
                 replies: Replies::On,
+                level: None,
                 authenticated: !needs_password,
                 woken: false,
                 graced: false,

@@ -99,8 +99,10 @@ impl Worker {
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
         }));
         let view = Rc::new(View::build(topology, None, &context, metrics));
+        let coordinator = Coordinator::new(&context, index == 0);
+        coordinator.refresh(&view);
         Rc::new(Self {
-            coordinator: Coordinator::default(),
+            coordinator,
             fleet: Arc::clone(fleet),
             sessions: RefCell::default(),
             listeners: listeners.iter().map(|name| metrics.listener(name)).collect(),
@@ -134,6 +136,7 @@ impl Worker {
                 break;
             }
         }
+        self.coordinator.end();
         self.view.borrow().leave();
         self.context.tasks.close();
         self.context.tasks.wait().await;
@@ -229,6 +232,7 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(newest, &view.topology) {
             *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
+            self.coordinator.refresh(&view);
         }
         Rc::clone(&view)
     }

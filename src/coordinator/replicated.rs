@@ -1,0 +1,307 @@
+//! Requests for keys with several replicas: finds those of each key, cuts what concerns several keys into one request a
+//! key, and hands all to the engine.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::{Coordinator, Request, Target, Verdict, rewritten_key};
+use crate::backend::{ReplySink, Stores, Tag};
+use crate::command::{self, Args, Handling, KeyIndexes, SplitRule, reply};
+use crate::config::{Pool, Rewrite};
+use crate::metrics::Outcome;
+use crate::protocol::resp::{write_bulk, write_header};
+use crate::quorum::Level;
+use crate::replication::{self, Engine, Group, Member, Members, Settings, Taken};
+use crate::topology::View;
+use crate::version::is_reserved;
+
+/// The groups of one view: one for each pool with several replicas.
+#[derive(Default)]
+pub(super) struct Groups {
+    pools: RefCell<Vec<Option<Rc<Group<Stores>>>>>,
+}
+
+/// A request that was put together here, and where its words are.
+#[derive(Default)]
+struct Own {
+    frame: Vec<u8>,
+    bounds: SmallVec<[(u32, u32); 4]>,
+}
+
+impl Own {
+    fn begin(&mut self, words: usize) {
+        self.frame.clear();
+        self.bounds.clear();
+        write_header(&mut self.frame, b'*', words);
+    }
+
+    fn push(&mut self, word: &[u8]) {
+        write_bulk(&mut self.frame, word);
+        let end = self.frame.len() - 2;
+        let bound = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        self.bounds.push((bound(end - word.len()), bound(end)));
+    }
+}
+
+impl Groups {
+    /// Makes groups for a new view; a group whose pool is the same is kept with what it knows of its stores.
+    pub(super) fn refresh(&self, view: &View, engine: &Rc<Engine<Stores>>, leads: bool) {
+        let mut pools = self.pools.borrow_mut();
+        let old: Vec<Rc<Group<Stores>>> = pools.drain(..).flatten().collect();
+        for (index, pool) in view.topology.config.pools.iter().enumerate() {
+            if pool.replicas < 2 {
+                pools.push(None);
+                continue;
+            }
+            let (Some(topology), nodes) = (view.topology.pools.get(index), view.nodes_in(index)) else { continue };
+            let settings = settings_of(view, index, pool, topology.ring.fingerprint());
+            let previous = old.iter().find(|group| group.name == pool.name);
+            let same = previous.filter(|group| {
+                group.settings == settings
+                    && group.members.len() == nodes.len()
+                    && group.members.iter().zip(nodes).all(|(member, node)| Rc::ptr_eq(&member.node, node))
+            });
+            if let Some(same) = same {
+                pools.push(Some(Rc::clone(same)));
+                continue;
+            }
+            let members = nodes.iter().map(|node| {
+                let known = previous.and_then(|group| group.members.iter().find(|it| Rc::ptr_eq(&it.node, node)));
+                known.map_or_else(|| Member::new(Rc::clone(node)), Rc::clone)
+            });
+            let (shared, count) = (std::sync::Arc::clone(&view.topology), pool.replicas as usize);
+            let locate = move |key: &[u8]| {
+                let ring = shared.pools.get(index).map(|pool| &pool.ring);
+                ring.map(|ring| ring.replicas(key, count).iter().map(|member| usize::from(member.0)).collect())
+                    .unwrap_or_default()
+            };
+            let group = Group::new(&pool.name, settings, members.collect(), engine.next_serial(), Box::new(locate));
+            engine.keep(&group, leads);
+            pools.push(Some(group));
+        }
+        for group in old {
+            if !pools.iter().flatten().any(|kept| Rc::ptr_eq(kept, &group)) {
+                group.retire();
+            }
+        }
+    }
+
+    /// Whether any pool has several replicas.
+    pub(super) fn any(&self) -> bool {
+        self.pools.borrow().iter().any(Option::is_some)
+    }
+
+    pub(super) fn get(&self, pool: usize) -> Option<Rc<Group<Stores>>> {
+        self.pools.borrow().get(pool)?.clone()
+    }
+}
+
+fn settings_of(view: &View, index: usize, pool: &Pool, fingerprint: u64) -> Settings {
+    let listeners = &view.topology.config.listeners;
+    let mut routes = listeners.iter().flat_map(|listener| &listener.routes).filter(|route| route.pool == index);
+    Settings {
+        quorums: pool.quorums,
+        tombstone_grace: pool.tombstone_grace,
+        timeout: pool.operation_timeout,
+        hedge: pool.hedge,
+        repair_queue_len: pool.repair_queue_len,
+        fingerprint,
+        is_strict: pool.level != Level::Eventual
+            || routes.any(|route| route.level.is_some_and(|it| it != Level::Eventual)),
+        adopt: pool.adopt,
+    }
+}
+
+/// Where the keys of a request live.
+struct Place {
+    pool: usize,
+    level: Option<Level>,
+    rewritten: bool,
+}
+
+impl Coordinator {
+    fn place_of(target: &Target<'_>, key: &[u8]) -> Place {
+        match target.listener.route(key) {
+            Some(route) => Place { pool: route.pool, level: route.level, rewritten: route.rewrite != Rewrite::Keep },
+            None => Place { pool: target.listener.pool, level: None, rewritten: false },
+        }
+    }
+
+    /// Serves a request if its keys have several replicas, or some of them; none if no key has.
+    pub(super) fn dispatch_replicated(
+        &self,
+        target: &Target<'_>,
+        request: &Request<'_>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        out: &mut Vec<u8>,
+    ) -> Option<Verdict> {
+        let mut keys = KeyIndexes::new();
+        match (request.row.handling, request.row.single_key_at) {
+            (Handling::Forward, Some(at)) => keys.push(u32::from(at)),
+            _ => command::keys(request.row, &request.args, &mut keys).ok()?,
+        }
+        let first = request.args.get(*keys.first()? as usize)?;
+        let place = Self::place_of(target, first);
+        let mut alike = true;
+        let mut replicated = self.groups.get(place.pool).is_some();
+        let mut rewritten = place.rewritten;
+        for at in keys.iter().skip(1) {
+            let other = Self::place_of(target, request.args.get(*at as usize)?);
+            alike &= other.pool == place.pool;
+            replicated |= self.groups.get(other.pool).is_some();
+            rewritten |= other.rewritten;
+        }
+        if !replicated {
+            return None;
+        }
+        let most = target.listener.keys_per_command_max;
+        if keys.len() > most {
+            reply::too_large(out, "keys in one command", most);
+            return Some(Verdict::Answered(Outcome::Refused));
+        }
+        if let Handling::Split(rule) = request.row.handling
+            && (keys.len() > 1 || rule == SplitRule::Mget)
+        {
+            return Some(self.serve_each(target, request, &keys, rule, sink, tag));
+        }
+        if !alike {
+            reply::crossslot(out);
+            return Some(Verdict::Answered(Outcome::Refused));
+        }
+        let group = self.groups.get(place.pool)?;
+        let pool = target.view.topology.config.pools.get(place.pool)?;
+        let level = request.level.or(place.level).unwrap_or(pool.level);
+        if !rewritten {
+            return Some(self.serve(&group, request, &keys, level, sink, tag, out));
+        }
+        let mut own = Own::default();
+        own.begin(request.args.len());
+        for (at, word) in request.args.iter().enumerate() {
+            match target.listener.route(word) {
+                Some(route) if keys.iter().any(|key| *key as usize == at) => {
+                    own.push(&rewritten_key(target, word, &route.rewrite));
+                }
+                _ => own.push(word),
+            }
+        }
+        let request = Request { frame: &own.frame, args: Args::new(&own.frame, &own.bounds), ..*request };
+        Some(self.serve(&group, &request, &keys, level, sink, tag, out))
+    }
+
+    /// One request whose keys are of one pool.
+    #[expect(clippy::too_many_arguments, reason = "a request, where it goes and who hears of it")]
+    fn serve(
+        &self,
+        group: &Rc<Group<Stores>>,
+        request: &Request<'_>,
+        keys: &KeyIndexes,
+        level: Level,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let mut members: Option<Members<Stores>> = None;
+        for at in keys {
+            let Some(key) = request.args.get(*at as usize) else { continue };
+            if is_reserved(key) {
+                reply::reserved_key(out);
+                return Verdict::Answered(Outcome::Refused);
+            }
+            let Some(own) = group.replicas_of(key) else {
+                reply::no_pool(out);
+                return Verdict::Answered(Outcome::Refused);
+            };
+            match &members {
+                None => members = Some(own),
+                Some(first) if first.iter().zip(&own).all(|(one, other)| Rc::ptr_eq(one, other)) => {}
+                Some(_) => {
+                    reply::crossslot(out);
+                    return Verdict::Answered(Outcome::Refused);
+                }
+            }
+        }
+        let request = replication::Request {
+            group,
+            members: members.unwrap_or_default(),
+            frame: request.frame,
+            args: request.args,
+            keys,
+            row: request.row,
+            version: request.version,
+            level,
+        };
+        match self.engine.serve(&request, sink, tag, out) {
+            Taken::Sent => Verdict::Sent,
+            Taken::Answered => Verdict::Answered(Outcome::Unavailable),
+        }
+    }
+
+    /// A request for several keys, each of which is an operation of its own.
+    fn serve_each(
+        &self,
+        target: &Target<'_>,
+        request: &Request<'_>,
+        keys: &KeyIndexes,
+        rule: SplitRule,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Verdict {
+        let most = usize::try_from(target.listener.multi_key_reply_bytes_max).unwrap_or(usize::MAX);
+        let merge = self.merges.take_each(rule, keys.len(), sink, tag, most);
+        let part_sink: Rc<dyn ReplySink> = Rc::<super::merge::Merge>::clone(&merge);
+        let mut own = Own::default();
+        let mut only = KeyIndexes::new();
+        only.push(1);
+        let mut refusal = Vec::new();
+        for (part, at) in keys.iter().enumerate() {
+            let at = *at as usize;
+            let key = request.args.get(at).unwrap_or_default();
+            let place = Self::place_of(target, key);
+            own.begin(if rule == SplitRule::Mset { 3 } else { 2 });
+            own.push(request.args.get(0).unwrap_or_default());
+            match target.listener.route(key) {
+                Some(route) if place.rewritten => own.push(&rewritten_key(target, key, &route.rewrite)),
+                _ => own.push(key),
+            }
+            if rule == SplitRule::Mset {
+                own.push(request.args.get(at + 1).unwrap_or_default());
+            }
+            let one = Request { frame: &own.frame, args: Args::new(&own.frame, &own.bounds), ..*request };
+            let tag = Tag { slot: 0, part: u32::try_from(part).unwrap_or(u32::MAX) };
+            refusal.clear();
+            let verdict = match (self.groups.get(place.pool), target.view.topology.config.pools.get(place.pool)) {
+                (Some(group), Some(pool)) => {
+                    let level = request.level.or(place.level).unwrap_or(pool.level);
+                    self.serve(&group, &one, &only, level, &part_sink, tag, &mut refusal)
+                }
+                _ => Self::send_to_owner(target, place.pool, &one, &part_sink, tag, &mut refusal),
+            };
+            if verdict != Verdict::Sent {
+                merge.part_answered(part, &refusal);
+            }
+        }
+        merge.all_sent();
+        Verdict::Sent
+    }
+
+    /// One key of a pool without replicas, among others of a pool with some.
+    fn send_to_owner(
+        target: &Target<'_>,
+        pool: usize,
+        request: &Request<'_>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let key = request.args.get(1).unwrap_or_default();
+        let Some((_, node)) = target.view.owner(pool, key) else {
+            reply::no_pool(out);
+            return Verdict::Answered(Outcome::Refused);
+        };
+        let sent = node.send(request.frame, request.version, sink, tag);
+        super::verdict(node, sent, out)
+    }
+}
