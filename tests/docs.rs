@@ -410,10 +410,7 @@ fn variants(rows: &[&'static Row]) -> String {
 /// What a class of replication means, for people.
 fn meaning(class: Replication) -> &'static str {
     match class {
-        Replication::Read => {
-            "One replica answers, and so many others confirm that its copy is the newest that no finished write can be \
-             missed."
-        }
+        Replication::Read => "One replica answers, and enough others confirm that its copy is the newest.",
         Replication::Blind => {
             "What was there does not matter: one round to all replicas, done when a write quorum holds it."
         }

@@ -13,7 +13,8 @@
 //! * No row means `-ERR unknown command`; every verb of the servers we know has a row, and its handling is a decision.
 //! * A verb that is forwarded gives exactly one reply, does not block, and neither changes nor reads the state of its
 //!   connection: store connections are shared by all clients of a worker.
-//! * Nothing here allocates, waits, reads a clock or keeps state. Nothing here panics, whatever the bytes.
+//! * Nothing here waits, reads a clock or keeps state, or allocates but for a request of many words. Nothing here
+//!   panics, whatever the bytes.
 //!
 //! It deliberately does not know nodes, rings or replicas: whether keys share a node is the coordinator's question.
 

@@ -2,7 +2,8 @@
 //!
 //! A coordinator asks [`classify`] once a request. A [`Form::Blind`] request brings what a store needs to keep it; one
 //! of the other writing forms goes to the stores as [`absolute`](super::absolute()) says it. [`key_roles`] tells which
-//! keys of a [`Form::Opaque`] request are written, and [`null_is_array`] what a script's reply no longer says.
+//! keys of a [`Form::Opaque`] request are written, [`null_is_array`] and [`script_resp`] what a script's
+//! reply no longer says.
 //!
 //! # Invariants
 //!
@@ -16,6 +17,7 @@
 
 use super::absolute::{Clock, integer};
 use super::keys::{KeyError, KeyIndexes, each_key, sort_destination};
+use super::reply::Resp;
 use super::{Args, Begin, Replication, Row};
 use smallvec::SmallVec;
 
@@ -321,8 +323,8 @@ fn writes(row: &Row, flags: &[&str]) -> bool {
     row.name == "xreadgroup" || !flags.contains(&"RO")
 }
 
-/// Whether "nothing" is a null array (`*-1`) and not a null string (`$-1`) in RESP2 when this request has no answer. A
-/// script cannot tell the two apart, and clients do.
+/// Whether every null in this request's reply is a null array (`*-1`) in RESP2, and not a null string (`$-1`): the whole
+/// reply where there is no answer, and in `XREADGROUP` also what was in a deleted entry. Scripts give null strings.
 pub fn null_is_array(row: &Row, args: &Args<'_>) -> bool {
     match row.name {
         "lpop" | "rpop" => args.len() > 2,
@@ -331,6 +333,17 @@ pub fn null_is_array(row: &Row, args: &Args<'_>) -> bool {
         "blmove" | "blmpop" | "blpop" | "brpop" | "brpoplpush" | "bzmpop" | "bzpopmax" | "bzpopmin" | "exec"
         | "lmpop" | "xread" | "xreadgroup" | "zmpop" => true,
         _ => false,
+    }
+}
+
+/// The protocol that a script is to speak with its store (`redis.setresp`) for a client of `resp`. In RESP3 Lua sees a
+/// null within an array as the array's end, so verbs whose arrays may hold one speak RESP2: their replies differ in
+/// nothing but the null, which the store then writes as the connection has it. `XREADGROUP` is among them for entries
+/// that were deleted; it answers with an array of pairs then, where RESP3 has a map.
+pub fn script_resp(row: &Row, resp: Resp) -> Resp {
+    match row.name {
+        "bitfield" | "hgetdel" | "hgetex" | "xautoclaim" | "xclaim" | "xreadgroup" => Resp::Two,
+        _ => resp,
     }
 }
 
