@@ -71,6 +71,11 @@ local redis = {
   LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
 }
 
+function redis.setresp(version)
+  if version ~= 2 and version ~= 3 then raw_error('RESP version must be 2 or 3.', 0) end
+  bridge.setresp(version == 3)
+end
+
 function redis.pcall(...)
   local ok, reply = raw_pcall(redis.call, ...)
   if ok then return reply end

@@ -6,7 +6,7 @@
 //! - A script sees no file, clock, process or randomness but the store's, and leaves nothing for the next one.
 //!
 //! What Redis offers and this does not: `cjson`, `cmsgpack`, `struct`, `bit`, coroutines, `loadstring`, `rawset`,
-//! `redis.setresp`, functions (FUNCTION, FCALL). A single call into a string pattern is not bounded by instructions.
+//! functions (FUNCTION, FCALL). A single call into a string pattern is not bounded by instructions.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -17,8 +17,8 @@ use mlua::{Function, HookTriggers, Lua, LuaOptions, StdLib, Table, Value, Variad
 use sha1::{Digest as _, Sha1};
 
 use super::number::{format_double, parse_integer};
-use super::reply::{Failure, OK, Outcome, Reply};
-use super::store::{Args, SessionState, Store, Writes, unknown_subcommand, wrong_number_of_arguments};
+use super::reply::{Failure, OK, Outcome, Protocol, Reply};
+use super::store::{Args, Progress, SessionState, Store, Writes, unknown_subcommand, wrong_number_of_arguments};
 
 /// How many Lua instructions a script may take: some tenths of a second.
 const INSTRUCTIONS_MAX: u32 = 20_000_000;
@@ -61,6 +61,8 @@ struct Machine {
     redis: Table,
     checks_left: Rc<Cell<u32>>,
     random: Rc<RefCell<fastrand::Rng>>,
+    /// In which form the script gets replies, as it said by `redis.setresp`.
+    protocol: Rc<Cell<Protocol>>,
 }
 
 impl Machine {
@@ -70,7 +72,9 @@ impl Machine {
         lua.set_memory_limit(LUA_BYTES_MAX)?;
         let checks_left = Rc::new(Cell::new(0));
         let random = Rc::new(RefCell::new(fastrand::Rng::with_seed(0)));
+        let protocol = Rc::new(Cell::new(Protocol::Resp2));
         let bridge = bridge(&lua, &checks_left, &random)?;
+        bridge.set("setresp", set_protocol(&lua, &protocol)?)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("@prelude");
         let (run, environment, redis) = prelude.call((bridge.clone(),))?;
         let left = Rc::clone(&checks_left);
@@ -79,11 +83,12 @@ impl Machine {
             left.set(left.get().saturating_sub(1));
             if left.get() == 0 { Err(mlua::Error::runtime("script is stopped")) } else { Ok(VmState::Continue) }
         })?;
-        Ok(Self { lua, bridge, run, environment, redis, checks_left, random })
+        Ok(Self { lua, bridge, run, environment, redis, checks_left, random, protocol })
     }
 
-    /// Each script starts with all its instructions and the same random numbers, as in Redis.
+    /// Each script starts with all its instructions, RESP2 and the same random numbers, as in Redis.
     fn rewind(&self) {
+        self.protocol.set(Protocol::Resp2);
         self.checks_left.set(INSTRUCTIONS_MAX / INSTRUCTIONS_PER_CHECK);
         *self.random.borrow_mut() = fastrand::Rng::with_seed(0);
     }
@@ -117,6 +122,14 @@ fn bridge(lua: &Lua, checks_left: &Rc<Cell<u32>>, random: &Rc<RefCell<fastrand::
     };
     bridge.set("random", lua.create_function(draw)?)?;
     Ok(bridge)
+}
+
+fn set_protocol(lua: &Lua, protocol: &Rc<Cell<Protocol>>) -> mlua::Result<Function> {
+    let protocol = Rc::clone(protocol);
+    lua.create_function(move |_, resp3: bool| {
+        protocol.set(if resp3 { Protocol::Resp3 } else { Protocol::Resp2 });
+        Ok(())
+    })
 }
 
 /// The line of the script that runs now, the innermost one.
@@ -265,9 +278,11 @@ fn call(
     writes: Writes,
 ) -> mlua::Result<Ended> {
     let lua = &machine.lua;
+    // One handle at a time: there is room for some 8,000 on Lua 5.1's stack.
     let strings = |words: &[&[u8]]| {
-        let strings = words.iter().map(|word| lua.create_string(word));
-        lua.create_sequence_from(strings.collect::<mlua::Result<Vec<_>>>()?)
+        let table = lua.create_table_with_capacity(words.len(), 0)?;
+        words.iter().try_for_each(|word| table.raw_push(lua.create_string(word)?))?;
+        Ok::<Table, mlua::Error>(table)
     };
     let environment = lua.create_table()?;
     environment.set("KEYS", strings(keys)?)?;
@@ -275,14 +290,16 @@ fn call(
     environment.set_metatable(Some(machine.environment.clone()))?;
     script.set_environment(environment)?;
     let mut session = SessionState::new(0);
+    let mut progress = Progress { writes, full: store.is_full(), wrote: false };
     lua.scope(|scope| {
         let invoke = scope.create_function_mut(|lua, args: Variadic<Value>| {
-            match invoke(store, &mut session, &args, writes).unwrap_or_else(Reply::Error) {
+            session.protocol = machine.protocol.get();
+            match invoke(store, &mut session, &args, &mut progress).unwrap_or_else(Reply::Error) {
                 failed @ Reply::Error(_) => {
-                    machine.bridge.set("failure", lua_of(lua, &failed)?)?;
+                    machine.bridge.set("failure", lua_of(lua, &failed, session.protocol)?)?;
                     Err(mlua::Error::runtime("redis.call failed"))
                 }
-                reply => lua_of(lua, &reply),
+                reply => lua_of(lua, &reply, session.protocol),
             }
         })?;
         machine.redis.set("call", invoke)?;
@@ -291,7 +308,7 @@ fn call(
 }
 
 /// One `redis.call`: its words are strings and numbers.
-fn invoke(store: &mut Store, session: &mut SessionState, args: &[Value], writes: Writes) -> Outcome {
+fn invoke(store: &mut Store, session: &mut SessionState, args: &[Value], progress: &mut Progress) -> Outcome {
     if args.is_empty() {
         return Err(Failure::fixed("ERR Please specify at least one argument for this redis lib call"));
     }
@@ -304,7 +321,7 @@ fn invoke(store: &mut Store, session: &mut SessionState, args: &[Value], writes:
     let words: Option<Vec<Vec<u8>>> = args.iter().map(word).collect();
     let words = words.ok_or(Failure::fixed("ERR Lua redis lib command arguments must be strings or integers"))?;
     let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-    store.reply_to_script(session, Args(&words), writes)
+    store.reply_to_script(session, Args(&words), progress)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "all numbers of Lua 5.1 are doubles")]
@@ -312,25 +329,44 @@ fn as_lua_number(number: i64) -> f64 {
     number as f64
 }
 
-/// A reply as a script sees it: Redis's conversion table for RESP2.
-fn lua_of(lua: &Lua, reply: &Reply) -> mlua::Result<Value> {
-    let table = |name: &str, text: &[u8]| {
+/// A reply as a script sees it: Redis's conversion tables for RESP2 and RESP3.
+fn lua_of(lua: &Lua, reply: &Reply, protocol: Protocol) -> mlua::Result<Value> {
+    let resp3 = protocol == Protocol::Resp3;
+    let text = |text: &[u8]| lua.create_string(text).map(Value::String);
+    let table = |name: &str, value: Value| {
         let table = lua.create_table()?;
-        table.set(name, lua.create_string(text)?)?;
+        table.set(name, value)?;
         Ok(Value::Table(table))
     };
     let sequence = |items: &mut dyn Iterator<Item = &Reply>| {
-        let values = items.map(|item| lua_of(lua, item)).collect::<mlua::Result<Vec<_>>>()?;
-        lua.create_sequence_from(values).map(Value::Table)
+        let table = lua.create_table()?;
+        for (place, item) in (1_i64..).zip(items) {
+            table.raw_set(place, lua_of(lua, item, protocol)?)?;
+        }
+        Ok(Value::Table(table))
     };
     match reply {
-        Reply::Status(text) => table("ok", text),
-        Reply::Error(failure) => table("err", &failure.0),
+        Reply::Status(line) => table("ok", text(line)?),
+        Reply::Error(failure) => table("err", text(&failure.0)?),
         Reply::Integer(number) => Ok(Value::Number(as_lua_number(*number))),
-        Reply::Bulk(bytes) => lua.create_string(bytes).map(Value::String),
-        Reply::Text(text) => lua.create_string(text).map(Value::String),
-        Reply::Double(number) => lua.create_string(format_double(*number)).map(Value::String),
+        Reply::Bulk(bytes) => text(bytes),
+        Reply::Text(line) => text(line.as_bytes()),
+        Reply::Double(number) if resp3 => table("double", Value::Number(*number)),
+        Reply::Double(number) => text(format_double(*number).as_bytes()),
+        Reply::Null | Reply::NullArray if resp3 => Ok(Value::Nil),
         Reply::Null | Reply::NullArray => Ok(Value::Boolean(false)),
+        Reply::Set(members) if resp3 => {
+            let set = lua.create_table()?;
+            members.iter().try_for_each(|member| set.set(lua_of(lua, member, protocol)?, true))?;
+            table("set", Value::Table(set))
+        }
+        Reply::Map(pairs) if resp3 => {
+            let map = lua.create_table()?;
+            pairs
+                .iter()
+                .try_for_each(|(key, value)| map.set(lua_of(lua, key, protocol)?, lua_of(lua, value, protocol)?))?;
+            table("map", Value::Table(map))
+        }
         Reply::Array(items) | Reply::Set(items) => sequence(&mut items.iter()),
         Reply::Map(pairs) => sequence(&mut pairs.iter().flat_map(|(key, value)| [key, value])),
     }
@@ -363,6 +399,23 @@ fn reply_of(value: &Value, room: &mut usize, depth: usize) -> Outcome {
             }
             if let Some(text) = field(table, "ok") {
                 return Ok(Reply::Status(text.as_bytes().to_vec().into()));
+            }
+            if let Ok(Some(number)) = table.raw_get::<Option<f64>>("double") {
+                return Ok(Reply::Double(number));
+            }
+            // The order is that of Lua's table, as in Redis.
+            if let Ok(Some(set)) = table.raw_get::<Option<Table>>("set") {
+                let members = set.pairs::<Value, Value>().map(|pair| pair.map_err(|error| lua_failure(&error)));
+                let members = members.map(|pair| reply_of(&pair?.0, room, depth + 1));
+                return members.collect::<Result<_, _>>().map(Reply::Set);
+            }
+            if let Ok(Some(map)) = table.raw_get::<Option<Table>>("map") {
+                let mut pairs = Vec::new();
+                for pair in map.pairs::<Value, Value>() {
+                    let (key, value) = pair.map_err(|error| lua_failure(&error))?;
+                    pairs.push((reply_of(&key, room, depth + 1)?, reply_of(&value, room, depth + 1)?));
+                }
+                return Ok(Reply::Map(pairs));
             }
             let mut items = Vec::new();
             for place in 1_i64.. {

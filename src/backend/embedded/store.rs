@@ -128,23 +128,34 @@ impl Store {
     }
 
     /// Runs a verb for a script: fewer verbs, other error texts.
-    pub(super) fn reply_to_script(&mut self, session: &mut SessionState, args: Args<'_>, writes: Writes) -> Outcome {
+    pub(super) fn reply_to_script(
+        &mut self,
+        session: &mut SessionState,
+        args: Args<'_>,
+        progress: &mut Progress,
+    ) -> Outcome {
         let verb = table::find(args.at(0)).ok_or(Failure::fixed("ERR Unknown Redis command called from script"))?;
         if !verb.takes(args.len()) {
             return Err(Failure::fixed("ERR Wrong number of args calling Redis command from script"));
         }
-        match (verb.access, writes) {
-            (Access::Session, _) => Err(Failure::fixed("ERR This Redis command is not allowed from script")),
+        match (verb.access, progress.writes) {
+            (Access::Session, _) => return Err(Failure::fixed("ERR This Redis command is not allowed from script")),
             (Access::Write | Access::Grow, Writes::Refused) => {
-                Err(Failure::fixed("ERR Write commands are not allowed from read-only scripts."))
+                return Err(Failure::fixed("ERR Write commands are not allowed from read-only scripts."));
             }
-            _ if !self.has_room(verb) => Err(OUT_OF_MEMORY),
-            _ => (verb.run)(self, session, args),
+            (Access::Grow, _) if progress.full && !progress.wrote => return Err(OUT_OF_MEMORY),
+            (Access::Write | Access::Grow, Writes::Allowed) => progress.wrote = true,
+            (Access::Read, _) => {}
         }
+        (verb.run)(self, session, args)
     }
 
     fn has_room(&self, verb: &Verb) -> bool {
-        verb.access != Access::Grow || self.keyspace.bytes() <= self.memory_bytes_max
+        verb.access != Access::Grow || !self.is_full()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.keyspace.bytes() > self.memory_bytes_max
     }
 }
 
@@ -153,6 +164,15 @@ impl Store {
 pub(super) enum Writes {
     Allowed,
     Refused,
+}
+
+/// What a script may do, given what it did. As in Redis, memory is judged once, when it starts, and a script that wrote
+/// something may finish.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    pub(super) writes: Writes,
+    pub(super) full: bool,
+    pub(super) wrote: bool,
 }
 
 pub(super) fn wrong_number_of_arguments(name: &str) -> Failure {

@@ -49,8 +49,9 @@ if verb then
     reply = redis.pcall(unpack(ARGV, 8))
   end
   if type(reply) == 'table' and reply.err then
-    -- Redis 6.2 leaves the dash and the line end of the wire on some errors.
-    return {'E', (string.gsub(string.gsub(reply.err, '^%-', ''), '%s+$', ''))}
+    -- Redis 6.2 puts a place before some errors, and leaves the dash and the line end of the wire on them.
+    local text = string.match(reply.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(reply.err, '^%-?(.-)%s*$')
+    return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
   end
 end
 -- The lineage: the operations since the last blind write, the last eight by their ids.
@@ -78,7 +79,10 @@ if left == -2 then span = ARGV[7] elseif left >= 0 and left < 1e15 then span = l
 local set
 if span then set = redis.pcall('SET', KEYS[2], new, 'PX', span) else set = redis.pcall('SET', KEYS[2], new) end
 -- Only where there was no command, or one that reads: after a script's first write a store lets the others through.
-if set.err then return {'E', (string.gsub(string.gsub(set.err, '^%-', ''), '%s+$', ''))} end
+if set.err then
+  local text = string.match(set.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(set.err, '^%-?(.-)%s*$')
+  return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
+end
 -- Numbers of Lua are doubles; what they cannot hold is read back as text.
 if type(reply) == 'number' and (reply >= 9007199254740992 or reply <= -9007199254740992) then
   local name = string.upper(verb)

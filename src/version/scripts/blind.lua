@@ -44,8 +44,11 @@ elseif expiry ~= '' then
 else
   done = redis.pcall('MSET', KEYS[1], value, KEYS[2], new)
 end
--- Redis 6.2 leaves the dash and the line end of the wire on some errors.
-if done.err then return {'E', (string.gsub(string.gsub(done.err, '^%-', ''), '%s+$', ''))} end
+-- Redis 6.2 puts a place before some errors, and leaves the dash and the line end of the wire on them.
+if done.err then
+  local text = string.match(done.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(done.err, '^%-?(.-)%s*$')
+  return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
+end
 -- From here on nothing fails: after a script's first write a store lets the others through, out of memory or not.
 if expiry ~= '' then
   local last = expiry + ARGV[3]

@@ -49,9 +49,10 @@ if ARGV[4] == '3' then
 else
   result = redis.pcall(unpack(ARGV, 9 + k))
 end
--- Redis 6.2 leaves the dash and the line end of the wire on some errors.
+-- Redis 6.2 puts a place before some errors, and leaves the dash and the line end of the wire on them.
 if type(result) == 'table' and result.err then
-  return {'E', (string.gsub(string.gsub(result.err, '^%-', ''), '%s+$', ''))}
+  local text = string.match(result.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(result.err, '^%-?(.-)%s*$')
+  return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
 end
 local reply = {'X', result}
 for n = 1, k do
@@ -87,7 +88,10 @@ for n = 1, k do
       set = redis.pcall('SET', KEYS[k + n], new)
     end
     -- Only after a command that reads: after a script's first write a store lets the others through.
-    if set.err then return {'E', (string.gsub(string.gsub(set.err, '^%-', ''), '%s+$', ''))} end
+    if set.err then
+      local text = string.match(set.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(set.err, '^%-?(.-)%s*$')
+      return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
+    end
     local payload, expiry = '', ''
     if left ~= -2 then
       payload = redis.call('DUMP', key) or ''

@@ -59,10 +59,11 @@ for n = 1, k do
     if set.err then
       -- A full store refuses a script's first write if that may add data, and DEL, which would make room, begins with
       -- a promise. For keys that are there this script writes first what adds nothing; then the rest goes through.
-      local full = known and string.find(set.err, '^%-?OOM')
+      local full = known and string.find(set.err, 'OOM command not allowed', 1, true)
       known = false
       if not full or type(redis.pcall('PERSIST', fence)) ~= 'number' then
-        return {'E', (string.gsub(string.gsub(set.err, '^%-', ''), '%s+$', ''))}
+        local text = string.match(set.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(set.err, '^%-?(.-)%s*$')
+        return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
       end
     end
   until not set.err

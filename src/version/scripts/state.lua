@@ -52,9 +52,10 @@ if payload == '' then
 else
   done = redis.pcall('RESTORE', KEYS[1], expiry ~= '' and expiry or '0', payload, 'REPLACE', 'ABSTTL')
 end
--- Redis 6.2 leaves the dash and the line end of the wire on some errors.
+-- Redis 6.2 puts a place before some errors, and leaves the dash and the line end of the wire on them.
 if type(done) == 'table' and done.err then
-  return {'E', (string.gsub(string.gsub(done.err, '^%-', ''), '%s+$', ''))}
+  local text = string.match(done.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(done.err, '^%-?(.-)%s*$')
+  return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
 end
 -- From here on nothing fails: after a script's first write a store lets the others through, out of memory or not.
 if payload == '' then
