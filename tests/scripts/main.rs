@@ -438,7 +438,7 @@ fn exec_gives_what_it_wrote() {
         stage.blind("{t}a", at(10, 1), "v", &expiry);
         let reply = stage.exec(&["{t}a", "{t}b"], "11", at(20, 2), 7, "RENAME {t}a {t}b");
         let items = reply.items();
-        assert_eq!(items[..2], [bulk("A"), Value::Simple("OK".to_owned())], "{}", stage.name);
+        assert_eq!(items[..2], [bulk("X"), Value::Simple("OK".to_owned())], "{}", stage.name);
         let (a, b) = (stage.record("{t}a"), stage.record("{t}b"));
         assert_eq!(Record::decode(items[2].bytes()), Ok(a.clone()));
         assert_eq!(items[3..5], [nothing(), nothing()]);
