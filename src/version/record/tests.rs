@@ -76,7 +76,7 @@ fn other_bytes_are_no_record() {
     }
     assert_eq!(Record::decode(&[0; 20]), Err(RecordError::Length(20)));
     assert_eq!(Record::decode(&[&whole[..], &[1; 64]].concat()), Err(RecordError::Length(whole.len() + 64)));
-    assert_eq!(Record::decode(&[&[32][..], &[0; 18]].concat()), Err(RecordError::Flags(32)));
+    assert_eq!(Record::decode(&[&[64][..], &[0; 18]].concat()), Err(RecordError::Flags(64)));
 }
 
 #[test]
