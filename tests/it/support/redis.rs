@@ -1,5 +1,6 @@
 //! A real store of one test: a `redis-server` (or another version's) on a port of its own, killed by its process id.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
@@ -28,6 +29,16 @@ impl Program {
     }
 }
 
+/// Arguments of a store that keeps every write it has answered, whatever becomes of its process.
+pub(crate) const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Arguments that allow `DEBUG`, which servers before 7.0 always allow.
+fn debug_arguments(program: &str) -> &'static [&'static str] {
+    let version = Command::new(program).arg("--version").output();
+    let text = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if text.contains("v=6.") { &[] } else { &["--enable-debug-command", "yes"] }
+}
+
 /// A running store.
 pub(crate) struct RedisServer {
     child: Child,
@@ -49,7 +60,8 @@ impl RedisServer {
             return None;
         };
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let extra: Vec<String> = extra.iter().map(|&argument| argument.to_owned()).collect();
+        let extra = debug_arguments(&path).iter().chain(extra);
+        let extra: Vec<String> = extra.map(|&argument| argument.to_owned()).collect();
         // The port was free a moment ago; somebody may have taken it since, so a few are tried.
         for _ in 0..5 {
             let port = free_port();
@@ -88,7 +100,18 @@ impl RedisServer {
         stop(&mut self.child);
     }
 
-    /// Starts again on the same port, empty.
+    /// Starts again on the same port and without its data.
+    pub(crate) fn restart_empty(&mut self) {
+        stop(&mut self.child);
+        for entry in fs::read_dir(self.directory.path()).expect("the directory can be read") {
+            let path = entry.expect("an entry").path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
+        }
+        self.restart();
+    }
+
+    /// Starts again on the same port: with its data where it is started with [`DURABLE`], otherwise empty.
     pub(crate) fn restart(&mut self) {
         stop(&mut self.child);
         let port = self.port;
@@ -136,7 +159,7 @@ fn launch(program: &str, port: u16, extra: &[String], directory: &TempDir) -> Ch
         .unwrap_or_else(|error| panic!("start {program}: {error}"))
 }
 
-/// Waits until the child itself answers PING; false when it ended instead.
+/// Waits until the child itself answers and has its data; false when it ended instead.
 fn answers(child: &mut Child, port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let own = format!("process_id:{}\r\n", child.id());
@@ -148,6 +171,9 @@ fn answers(child: &mut Child, port: u16) -> bool {
                 // The process id, so that a stranger on this port is not taken for ours.
                 client.try_send(b"INFO server\r\n").is_ok()
                     && client.try_receive().is_ok_and(|reply| reply.value.text().contains(&own))
+                    // What it has on its disk is not served before it is read.
+                    && client.try_send(b"PING\r\n").is_ok()
+                    && client.try_receive().is_ok_and(|reply| !reply.value.is_error())
             })
     });
     !ended
