@@ -9,7 +9,7 @@ use super::fault::{Fault, FaultProxy};
 use super::fleet::Fleet;
 use super::quoit::{Quoit, QuoitConfig};
 use super::redis::{DURABLE, Program, RedisServer};
-use super::replicas::differences;
+use super::replicas;
 use super::{PATIENCE, eventually};
 
 /// How the proxies reach the stores.
@@ -150,15 +150,26 @@ impl Cluster {
         }
     }
 
-    /// Waits until a write and a read of many keys succeed through every proxy.
+    /// Waits until each store has all the keys it should have, without asking the proxies for anything. Values may
+    /// change meanwhile.
     #[track_caller]
-    pub(crate) fn serves(&self) {
-        for proxy in &self.proxies {
-            let mut client = proxy.client();
-            eventually("every key is served", PATIENCE, || {
-                (0..20).all(|number| !client.command(&["SET", &format!("is it served?{number}"), "yes"]).is_error())
-            });
+    pub(crate) fn refills(&self, what: &str) {
+        let mut missing = Vec::new();
+        let deadline = Instant::now() + PATIENCE * 2;
+        while Instant::now() < deadline {
+            missing = replicas::missing(&self.stores, self.replicas);
+            if missing.is_empty() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
         }
+        let shown: Vec<_> = missing.iter().take(10).map(|key| key.escape_ascii().to_string()).collect();
+        panic!("{what}: {} keys have too few copies: {shown:?}", missing.len());
+    }
+
+    /// Reads every key once, so that the proxies see which replicas differ: where a proxy died that knew it.
+    pub(crate) fn touched(&self) {
+        replicas::touch_all(self.proxies[0].address, &self.stores);
     }
 
     /// Waits until all replicas are equal, without asking the proxies for anything.
@@ -181,7 +192,7 @@ impl Cluster {
 pub(crate) fn replicas_converge(stores: &[RedisServer], replicas: usize, what: &str, patience: Duration) {
     let deadline = Instant::now() + patience;
     loop {
-        let differences = differences(stores, replicas);
+        let differences = replicas::differences(stores, replicas);
         if differences.is_empty() {
             return;
         }
@@ -192,6 +203,17 @@ pub(crate) fn replicas_converge(stores: &[RedisServer], replicas: usize, what: &
             differences[..differences.len().min(12)].join("\n"),
         );
         thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until many writes in a row succeed through every proxy.
+#[track_caller]
+pub(crate) fn all_serve(proxies: &[SocketAddr]) {
+    for &proxy in proxies {
+        let mut client = Client::connect(proxy);
+        eventually("every key is served", PATIENCE, || {
+            (0..20).all(|number| !client.command(&["SET", &format!("is it served?{number}"), "yes"]).is_error())
+        });
     }
 }
 

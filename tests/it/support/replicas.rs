@@ -12,7 +12,8 @@ const RESERVED: &[u8] = b"\0q";
 /// Where the record of a key is: it shares the hash tag of its key.
 pub(crate) fn record_key(key: &[u8]) -> Vec<u8> {
     let open = key.iter().position(|byte| *byte == b'{');
-    let tagged = open.is_some_and(|open| key[open + 1..].iter().position(|byte| *byte == b'}').is_some_and(|at| at > 0));
+    let tagged =
+        open.is_some_and(|open| key[open + 1..].iter().position(|byte| *byte == b'}').is_some_and(|at| at > 0));
     if tagged { [b"\0qw", key].concat() } else { [b"\0qv{", key, b"}"].concat() }
 }
 
@@ -85,7 +86,8 @@ pub(crate) fn records(store: &RedisServer, keys: &[Vec<u8>]) -> Vec<Vec<u8>> {
 /// value, one expiry and one accepted ballot. All stores must run.
 pub(crate) fn differences(stores: &[RedisServer], replicas: usize) -> Vec<String> {
     let held: Vec<_> = stores.iter().map(contents).collect();
-    let keys: Vec<Vec<u8>> = held.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().cloned().collect();
+    let keys: Vec<Vec<u8>> =
+        held.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().cloned().collect();
     let ballots: Vec<_> = stores.iter().map(|store| records(store, &keys)).collect();
     let mut differences = Vec::new();
     for (index, key) in keys.iter().enumerate() {
@@ -104,6 +106,15 @@ pub(crate) fn differences(stores: &[RedisServer], replicas: usize) -> Vec<String
         }
     }
     differences
+}
+
+/// The keys that fewer than `replicas` stores have, whatever the values.
+pub(crate) fn missing(stores: &[RedisServer], replicas: usize) -> Vec<Vec<u8>> {
+    let mut copies: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    for key in stores.iter().flat_map(|store| keys(&mut store.client())) {
+        *copies.entry(key).or_default() += 1;
+    }
+    copies.into_iter().filter(|(_, copies)| *copies < replicas).map(|(key, _)| key).collect()
 }
 
 /// Reads every key that is on any store through the proxy once, so that it sees which replicas differ.
