@@ -46,6 +46,7 @@ pub(crate) struct RedisServer {
     program: String,
     extra: Vec<String>,
     directory: TempDir,
+    running: bool,
 }
 
 impl RedisServer {
@@ -67,7 +68,7 @@ impl RedisServer {
             let port = free_port();
             let mut child = launch(&path, port, &extra, &directory);
             if answers(&mut child, port) {
-                return Some(Self { child, port, program: path, extra, directory });
+                return Some(Self { child, port, program: path, extra, directory, running: true });
             }
             stop(&mut child);
         }
@@ -86,6 +87,11 @@ impl RedisServer {
         Client::connect(self.address())
     }
 
+    /// Whether it has been started and not killed since.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
     /// SIGSTOP: the kernel still accepts connections and bytes, nobody answers.
     pub(crate) fn pause(&self) {
         signal(self.child.id(), Signal::Stop);
@@ -98,6 +104,7 @@ impl RedisServer {
     /// SIGKILL and wait: its connections are reset, its port refuses.
     pub(crate) fn kill9(&mut self) {
         stop(&mut self.child);
+        self.running = false;
     }
 
     /// Starts again on the same port and without its data.
@@ -123,6 +130,7 @@ impl RedisServer {
             }
             up
         });
+        self.running = true;
     }
 
     /// The clients that are connected to it, one line of `CLIENT LIST` each, without the one that asks.
