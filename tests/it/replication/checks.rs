@@ -221,8 +221,8 @@ pub(super) fn set(added: &[Added], looks: &[Look], last: &Look) -> Result<(), St
     }
     for look in looks.iter().chain([last]) {
         let there: HashSet<&str> = look.items.iter().map(String::as_str).collect();
-        let lost = since.iter().find(|(item, since)| **since < look.span.call && !there.contains(*item));
-        if let Some((item, since)) = lost {
+        let gone = since.iter().find(|(item, since)| **since < look.span.call && !there.contains(*item));
+        if let Some((item, since)) = gone {
             return Err(format!("{item} was there at {since:?} and is missing at {:?}", look.span));
         }
     }

@@ -16,7 +16,7 @@ fn seconds() -> Duration {
 
 /// The clocks of three proxies, 100 ms from the first to the last.
 fn skewed(proxy: usize, config: QuoitConfig) -> QuoitConfig {
-    config.environment("QUOIT_TEST_CLOCK_OFFSET_MS", [0, 50, -50][proxy % 3])
+    config.environment("QUOIT_TEST_CLOCK_OFFSET_MS", &[0, 50, -50][proxy % 3])
 }
 
 /// One round: keys of their own, trouble, and everything checked.

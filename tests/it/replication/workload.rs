@@ -1,6 +1,7 @@
 //! Clients that use keys of every kind at the same time through several proxies, and remember what they were told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -227,7 +228,7 @@ impl Workload {
         let mut line =
             format!("{} operations: {answered} answered, {unknown} unknown, {refused} refused;", events.len());
         for (kind, tally) in &kinds {
-            line.push_str(&format!(" {kind:?} {}/{}/{}", tally.answered, tally.unknown, tally.refused));
+            write!(line, " {kind:?} {}/{}/{}", tally.answered, tally.unknown, tally.refused).expect("a string grows");
         }
         eprintln!("{line}");
         for (kind, tally) in kinds {
@@ -447,13 +448,13 @@ fn check(kind: Kind, events: &[Event], last: &[Value]) -> Result<(), String> {
         Kind::Queue | Kind::Bag => {
             let takes = events.iter().filter(|event| event.action == Action::Take);
             let unknown = takes.clone().filter(|event| matches!(event.outcome, Outcome::Unknown)).count();
-            let taken: Vec<_> = takes
+            let items_taken: Vec<_> = takes
                 .filter_map(|event| match &event.outcome {
                     Outcome::Answer(value @ Value::Bulk(_)) => Some(value.text()),
                     _ => None,
                 })
                 .collect();
-            checks::queue(&added(kind, events), &taken, unknown, &items(kind, &last[0]))
+            checks::queue(&added(kind, events), &items_taken, unknown, &items(kind, &last[0]))
         }
         Kind::Pair => {
             let mut both: Vec<_> = last.iter().flat_map(|value| items(kind, value)).collect();
@@ -469,8 +470,10 @@ fn check_register(events: &[Event]) -> Result<(), String> {
     let (mut accesses, mut written) = (Vec::new(), BTreeSet::new());
     for event in events {
         match (&event.action, &event.outcome) {
-            (_, Outcome::Refused | Outcome::TooLate) | (Action::Read, Outcome::Unknown) => {}
-            (Action::Write(_), Outcome::Answer(Value::Null)) => {} // `XX` on a key that was not there.
+            (_, Outcome::Refused | Outcome::TooLate)
+            | (Action::Read, Outcome::Unknown)
+            // `XX` on a key that was not there.
+            | (Action::Write(_), Outcome::Answer(Value::Null)) => {}
             (Action::Write(item), outcome) => {
                 accesses.push(Access::Write(item.clone(), event.span));
                 written.insert(item.clone());

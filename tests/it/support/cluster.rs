@@ -218,7 +218,7 @@ pub(crate) fn all_serve(proxies: &[SocketAddr]) {
 }
 
 /// Deadlines short enough for a test, breakers that look again soon.
-pub(crate) fn impatient(config: QuoitConfig) -> QuoitConfig {
+fn impatient(config: QuoitConfig) -> QuoitConfig {
     config
         .pool("connect_timeout_ms = 300\nqueue_timeout_ms = 300\nservice_timeout_ms = 300")
         .tables("[pool.breaker]\nfailures = 3\nbackoff_min_ms = 20\nbackoff_max_ms = 200\nramp_ms = 100")

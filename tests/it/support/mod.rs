@@ -16,13 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Reply, Value, encode};
-pub(crate) use cluster::{Cluster, Reach, all_serve, impatient, is_refused, is_unknown, replicas_converge};
+pub(crate) use cluster::{Cluster, Reach, all_serve, is_refused, is_unknown, replicas_converge};
 pub(crate) use fault::{Fault, FaultProxy};
 pub(crate) use fleet::{Fleet, keys_by_store};
 pub(crate) use load::{Expect, Load};
 pub(crate) use quoit::{Quoit, QuoitConfig};
 pub(crate) use redis::{DURABLE, Program, RedisServer};
-pub(crate) use replicas::{contents, differences, missing, record_key, records, touch_all};
+pub(crate) use replicas::{contents, record_key};
 
 /// How long anything that must come may take: far more than it needs, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

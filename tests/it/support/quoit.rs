@@ -55,7 +55,7 @@ impl QuoitConfig {
         self
     }
 
-    pub(crate) fn environment(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(crate) fn environment(mut self, name: &'static str, value: &impl ToString) -> Self {
         self.environment.push((name, value.to_string()));
         self
     }
