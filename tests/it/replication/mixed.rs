@@ -103,6 +103,10 @@ fn payloads_between_versions() {
             let target = done(&mut clients[0], &format!("LLEN {{m}}to:{round}"));
             assert!(moved.is_error() || target == Value::Integer(1), "{newest}: {moved:?}, {target:?}");
             for turn in 0..6 {
+                // A move of unknown fate may still happen.
+                if popped.is_error() || moved.is_error() {
+                    break;
+                }
                 let client = &mut clients[turn % 2];
                 assert_eq!(done(client, &format!("SCARD bag:{round}")), left, "{newest}: it changed after it was read");
                 assert_eq!(

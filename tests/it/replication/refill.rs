@@ -46,7 +46,8 @@ fn a_flushed_store_is_refilled() {
     cluster.converges("before");
     for store in 0..3 {
         assert_eq!(cluster.stores[store].client().line("FLUSHALL").text(), "OK");
-        // Nobody may take its word for it.
+        // A write goes to every replica, so that it is noticed. Nobody may take the store's word for anything.
+        done(&mut cluster.client(0), &format!("SET noticed {store}"));
         cold.check_all(&cluster);
         cluster.refills("the flushed store");
         cluster.converges("the flushed store");

@@ -150,24 +150,25 @@ impl Cluster {
         }
     }
 
-    /// Waits until each store has all the keys it should have, without asking the proxies for anything. Values may
-    /// change meanwhile.
+    /// Waits until each store has all the keys it should have and votes, without asking the proxies for anything. Values
+    /// may change meanwhile.
     #[track_caller]
     pub(crate) fn refills(&self, what: &str) {
         let mut missing = Vec::new();
         let deadline = Instant::now() + PATIENCE * 2;
         while Instant::now() < deadline {
             missing = replicas::missing(&self.stores, self.replicas);
-            if missing.is_empty() {
+            if missing.is_empty() && replicas::all_vote(&self.stores) {
                 return;
             }
             thread::sleep(Duration::from_millis(50));
         }
         let shown: Vec<_> = missing.iter().take(10).map(|key| key.escape_ascii().to_string()).collect();
-        panic!("{what}: {} keys have too few copies: {shown:?}", missing.len());
+        let vote = replicas::all_vote(&self.stores);
+        panic!("{what}: {} keys have too few copies: {shown:?}; all stores vote: {vote}", missing.len());
     }
 
-    /// Reads every key once, so that the proxies see which replicas differ: where a proxy died that knew it.
+    /// Touches every key once, so that a proxy sees which replicas differ: where the one that knew it is dead.
     pub(crate) fn touched(&self) {
         replicas::touch_all(self.proxies[0].address, &self.stores);
     }

@@ -117,9 +117,18 @@ pub(crate) fn missing(stores: &[RedisServer], replicas: usize) -> Vec<Vec<u8>> {
     copies.into_iter().filter(|(_, copies)| *copies < replicas).map(|(key, _)| key).collect()
 }
 
-/// Reads every key that is on any store through the proxy once, so that it sees which replicas differ.
+/// Whether every store says that it is a member of the pool: its fence has the state `M`.
+pub(crate) fn all_vote(stores: &[RedisServer]) -> bool {
+    stores.iter().all(|store| match store.client().command(&[b"GET".as_slice(), b"\0qf"]) {
+        Value::Bulk(fence) => fence.get(16) == Some(&b'M'),
+        _ => false,
+    })
+}
+
+/// Asks the proxy once to change nothing about every key that is on any store: unlike a read, that needs all replicas.
 pub(crate) fn touch_all(proxy: SocketAddr, stores: &[RedisServer]) {
     let all: BTreeSet<Vec<u8>> = stores.iter().flat_map(|store| keys(&mut store.client())).collect();
     let all: Vec<_> = all.into_iter().collect();
-    drop(ask(&mut Client::connect(proxy), &all, |key| words(&[b"TYPE", key])));
+    // A point in the past is later than no expiry.
+    drop(ask(&mut Client::connect(proxy), &all, |key| words(&[b"PEXPIREAT", key, b"1", b"GT"])));
 }
