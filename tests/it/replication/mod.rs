@@ -6,6 +6,7 @@ mod checks;
 mod faults;
 mod hidden;
 mod incidents;
+mod levels;
 mod mixed;
 mod quorum;
 mod refill;
