@@ -27,4 +27,6 @@ mod protocol;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod replication;
+#[cfg(test)]
 mod support;
