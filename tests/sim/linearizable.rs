@@ -37,8 +37,8 @@ pub enum Verdict {
 /// Most operations on one key: they are bits of a word.
 const OPERATIONS_MAX: usize = 128;
 
-/// Most pairs that are remembered, a few hundred megabytes at worst.
-const VISITED_MAX: usize = 1_000_000;
+/// Most pairs that are remembered.
+const VISITED_MAX: usize = 200_000;
 
 struct Search<'a, M: Model> {
     /// In the order of their calls, without those that do not matter.

@@ -92,7 +92,7 @@ impl Faults {
 
     /// The same over connections, and stores that restart.
     pub fn connections() -> Self {
-        Self { transport: Transport::Connections, doubled: 0, restarts: 1, ..Self::models() }
+        Self { transport: Transport::Connections, lost: 10, doubled: 0, restarts: 1, ..Self::models() }
     }
 }
 
@@ -326,9 +326,11 @@ impl<S: Store> Network<S> {
             self.at(any(&mut random), Event::Crash { proxy: random.usize(..proxies) });
         }
         for (count, memory) in [(faults.restarts, Memory::Kept), (faults.wipes, Memory::Lost)] {
-            // One after the other: a second store must not lose its memory before the first has it back.
+            // In the first half of its share of the time each: a second store must not lose its memory before the first
+            // has it back.
             for nth in 0..count {
-                let at = (any(&mut random) + u64::from(nth) * faults.horizon_us) / u64::from(count);
+                let share = faults.horizon_us / u64::from(count);
+                let at = u64::from(nth) * share + random.u64(..share / 2);
                 self.at(at, Event::Restart { store: random.usize(..stores), memory });
             }
         }
@@ -401,11 +403,12 @@ impl<S: Store> Network<S> {
             }
             Event::StallStore { store, until_us } => {
                 self.note(|| format!("s{store} stalls until {until_us}"));
-                self.store_stalls[store] = until_us;
+                self.store_stalls[store] = until_us.max(self.store_stalls[store]);
             }
             Event::StallProxy { proxy, until_us } => {
                 self.note(|| format!("p{proxy} stalls until {until_us}"));
-                self.proxies[proxy].stalled_until = until_us;
+                let host = &mut self.proxies[proxy];
+                host.stalled_until = until_us.max(host.stalled_until);
             }
             Event::Crash { proxy } => return self.crash(proxy),
             Event::Start { proxy } => {

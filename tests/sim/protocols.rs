@@ -39,7 +39,7 @@ fn caspaxos(variant: caspaxos::Variant, faults: Faults) -> Settings {
 }
 
 fn hybrid(slip: Slip) -> Settings {
-    Settings { clients: 2, ..Settings::new(Faults::connections(), slip.number(), 3, 3) }
+    Settings { clients: 2, pause_us: 12_000, ..Settings::new(Faults::connections(), slip.number(), 3, 3) }
 }
 
 fn row(
@@ -54,7 +54,21 @@ fn row(
 
 /// Faults where stores lose their memory.
 fn wipes() -> Faults {
-    Faults { wipes: 3, ..Faults::models() }
+    Faults { wipes: 2, ..Faults::models() }
+}
+
+/// The same, and messages that are on their way for longer than it takes to copy.
+fn late_wipes() -> Faults {
+    Faults { wipes: 3, horizon_us: 60_000, slow: 300, slow_us: 7_000, store_stalls: 0, ..Faults::models() }
+}
+
+/// Messages that take their time, and clients that do not.
+fn slow() -> Faults {
+    Faults { slow: 400, slow_us: 12_000, ..Faults::models() }
+}
+
+fn busy(settings: Settings) -> Settings {
+    Settings { pause_us: 1_500, operations: 16, ..settings }
 }
 
 fn rows() -> Vec<Row> {
@@ -104,14 +118,20 @@ fn rows() -> Vec<Row> {
             "abd-late",
             "ABD, read repair in the background",
             Broken,
-            by_stamp(Stamp::AbdLate, models(), 7, 3),
+            busy(by_stamp(Stamp::AbdLate, slow(), 8, 2)),
             run::<ByStamp>,
         ),
         row("cas-retry", "CASPaxos, retry without ids", Broken, caspaxos(Cas::BlindRetry, models()), run::<Proposer>),
         row("cas-ids", "CASPaxos, ring of ids", Sound, caspaxos(Cas::Ids, models()), run::<Proposer>),
         row("wiped", "that, wiped stores vote at once", Broken, caspaxos(Cas::Ids, wipes()), run::<Proposer>),
-        row("copied", "they vote when copied, no fence", Rare, caspaxos(Cas::Copied, wipes()), run::<Proposer>),
-        row("fenced", "the same with the fence", Sound, caspaxos(Cas::Fenced, wipes()), run::<Proposer>),
+        row(
+            "copied",
+            "they vote when copied, no fence",
+            Rare,
+            busy(caspaxos(Cas::Copied, late_wipes())),
+            run::<Proposer>,
+        ),
+        row("fenced", "the same with the fence", Sound, busy(caspaxos(Cas::Fenced, late_wipes())), run::<Proposer>),
         row("hybrid", "quoit's own", Sound, hybrid(Slip::None), run::<Worker>),
         row("ninth-id", "  eight updates name their blind start", Rare, hybrid(Slip::NinthId), run::<Worker>),
         row("hidden-blind", "  a blind write hidden by the next", Rare, hybrid(Slip::HiddenBlind), run::<Worker>),

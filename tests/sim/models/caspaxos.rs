@@ -146,7 +146,8 @@ pub struct Proposer {
     writer: u64,
     variant: Variant,
     counter: Cell<u64>,
-    epoch: Cell<u64>,
+    /// By key: each is a pool of its own here.
+    epochs: [Cell<u64>; 2],
 }
 
 impl Protocol for Proposer {
@@ -154,7 +155,7 @@ impl Protocol for Proposer {
 
     fn new(writer: u64, settings: &Settings) -> Self {
         let variant = VARIANTS[settings.variant as usize];
-        Self { writer, variant, counter: Cell::new(0), epoch: Cell::new(0) }
+        Self { writer, variant, counter: Cell::new(0), epochs: Default::default() }
     }
 
     async fn run(&self, port: &Port<Acceptor>, op: Op) -> Outcome {
@@ -194,25 +195,25 @@ fn promised(replies: &[Option<Reply>]) -> usize {
 }
 
 impl Proposer {
-    fn fence(&self) -> Option<u64> {
-        matches!(self.variant, Variant::Copied | Variant::Fenced).then(|| self.epoch.get())
+    fn fence(&self, key: usize) -> Option<u64> {
+        matches!(self.variant, Variant::Copied | Variant::Fenced).then(|| self.epochs[key].get())
     }
 
-    fn learn(&self, replies: &[Option<Reply>]) {
+    fn learn(&self, key: usize, replies: &[Option<Reply>]) {
         for reply in replies.iter().flatten() {
             match reply {
                 Reply::State(state) => self.counter.set(self.counter.get().max(state.accepted.0)),
                 Reply::Refused(ballot) => self.counter.set(self.counter.get().max(ballot.0)),
-                Reply::Fence(Some(epoch)) => self.epoch.set(self.epoch.get().max(*epoch)),
+                Reply::Fence(Some(epoch)) => self.epochs[key].set(self.epochs[key].get().max(*epoch)),
                 Reply::Accepted | Reply::Fence(None) => {}
             }
         }
     }
 
     async fn read(&self, port: &Port<Acceptor>) -> Option<Value> {
-        let fence = self.fence();
+        let fence = self.fence(port.key);
         let replies = port.ask(&ALL, |_| Request::Read(fence), |replies| promised(replies) >= QUORUM).await;
-        self.learn(&replies);
+        self.learn(port.key, &replies);
         let found = states(replies);
         let agreed = |state: &&State| found.iter().filter(|other| other.accepted == state.accepted).count() >= QUORUM;
         found.iter().find(agreed).map(|state| state.value.clone())
@@ -221,12 +222,12 @@ impl Proposer {
     async fn propose(&self, port: &Port<Acceptor>, op: Op) -> Outcome {
         let mut attempts: Vec<Attempt> = Vec::new();
         for _ in 0..6 {
-            let fence = self.fence();
+            let fence = self.fence(port.key);
             self.counter.set(self.counter.get() + 1);
             let ballot = (self.counter.get(), self.writer);
             let request = Request::Prepare(fence, ballot);
             let replies = port.ask(&ALL, |_| request.clone(), |replies| promised(replies) >= QUORUM).await;
-            self.learn(&replies);
+            self.learn(port.key, &replies);
             let found = states(replies);
             if found.len() < QUORUM {
                 port.pause().await;
@@ -249,7 +250,7 @@ impl Proposer {
             };
             let request = Request::Accept(fence, next);
             let replies = port.ask(&ALL, |_| request.clone(), |replies| accepted(replies) >= QUORUM).await;
-            self.learn(&replies);
+            self.learn(port.key, &replies);
             if accepted(&replies) >= QUORUM {
                 return Outcome::Answer(result);
             }

@@ -484,12 +484,16 @@ impl Worker {
                 self.owned.borrow_mut().insert(port.key, (ballot, base.count() + 1));
                 return answer(result);
             }
-            if found.is_none() && matches!(applied, Applied::Maybe(_)) {
+            let untried = matches!(applied, Applied::No);
+            if self.slip == Slip::NeverIsFailed && found.is_none() && untried && !attempts.is_empty() {
+                return Outcome::Failed;
+            }
+            if found.is_none() && !untried {
                 attempts.push(Attempt { result, ..attempt });
             }
             port.pause().await;
         }
-        let certain = attempts.is_empty() || op == Op::Read || self.slip == Slip::NeverIsFailed;
+        let certain = attempts.is_empty() || op == Op::Read;
         if certain { Outcome::Failed } else { Outcome::Unknown }
     }
 
