@@ -46,8 +46,9 @@ fn counter(drawing: &str) -> Vec<Operation<CounterOp, i64>> {
 fn parse<O, R>(word: &str, of: impl Fn(char, u32) -> (O, R)) -> Operation<O, R> {
     let (what, times) = word.split_once('@').expect("what@call-end");
     let (call, end) = times.split_once('-').expect("call-end");
-    let kind = what.chars().next().expect("a letter");
-    let (op, result) = of(kind, what[1..].parse().unwrap_or(0));
+    let mut letters = what.chars();
+    let kind = letters.next().expect("a letter");
+    let (op, result) = of(kind, letters.as_str().parse().expect("a number"));
     let end = match end {
         "?" => End::Unknown,
         "!" => End::Failed,

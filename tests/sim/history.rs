@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 /// How an operation ended, as its client knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End<R> {
+pub(crate) enum End<R> {
     /// It took effect between its call and `at`, with this result.
     Answered { at: u64, result: R },
     /// It may take effect at any later time, or never.
@@ -15,58 +15,58 @@ pub enum End<R> {
 
 /// One operation on one key.
 #[derive(Debug, Clone)]
-pub struct Operation<O, R> {
-    pub proxy: usize,
-    pub key: usize,
-    pub call: u64,
-    pub op: O,
-    pub end: End<R>,
+pub(crate) struct Operation<O, R> {
+    pub(crate) proxy: usize,
+    pub(crate) key: usize,
+    pub(crate) call: u64,
+    pub(crate) op: O,
+    pub(crate) end: End<R>,
 }
 
 /// Names an operation from its call to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call(usize);
+pub(crate) struct Call(usize);
 
 /// The operations of one run. Its times are a count of calls and ends: two of them are never equal, and one that is
 /// smaller did come first, which microseconds of a simulation do not say.
 #[derive(Debug, Clone)]
-pub struct History<O, R> {
+pub(crate) struct History<O, R> {
     operations: Vec<Operation<O, R>>,
     time: u64,
 }
 
 impl<O: Clone + Debug, R: Clone + Debug> History<O, R> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { operations: Vec::new(), time: 0 }
     }
 
     /// An operation begins. Until it is told otherwise its end is unknown.
-    pub fn call(&mut self, proxy: usize, key: usize, op: O) -> Call {
+    pub(crate) fn call(&mut self, proxy: usize, key: usize, op: O) -> Call {
         self.time += 1;
         self.operations.push(Operation { proxy, key, call: self.time, op, end: End::Unknown });
         Call(self.operations.len() - 1)
     }
 
-    pub fn answer(&mut self, call: Call, result: R) {
+    pub(crate) fn answer(&mut self, call: Call, result: R) {
         self.time += 1;
         self.operations[call.0].end = End::Answered { at: self.time, result };
     }
 
-    pub fn fail(&mut self, call: Call) {
+    pub(crate) fn fail(&mut self, call: Call) {
         self.operations[call.0].end = End::Failed;
     }
 
-    pub fn operations(&self) -> &[Operation<O, R>] {
+    pub(crate) fn operations(&self) -> &[Operation<O, R>] {
         &self.operations
     }
 
     /// The operations on one key: linearizability of each key is that of all (Herlihy and Wing, locality).
-    pub fn of_key(&self, key: usize) -> Vec<Operation<O, R>> {
+    pub(crate) fn of_key(&self, key: usize) -> Vec<Operation<O, R>> {
         self.operations.iter().filter(|operation| operation.key == key).cloned().collect()
     }
 
     /// One operation a line, for people.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let line = |operation: &Operation<O, R>| {
             let end = match &operation.end {
                 End::Answered { at, result } => format!("{at:>4} {result:?}"),

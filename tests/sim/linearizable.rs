@@ -10,7 +10,7 @@ use std::hash::Hash;
 use crate::history::{End, Operation};
 
 /// What a single copy does.
-pub trait Model {
+pub(crate) trait Model {
     type State: Clone + Eq + Hash;
     type Op;
     type Result;
@@ -24,7 +24,7 @@ pub trait Model {
 
 /// What the search found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Linearizable,
     /// No order fits. The longest attempt placed so many of the answered operations.
     Violation {
@@ -49,7 +49,7 @@ struct Search<'a, M: Model> {
 }
 
 /// Checks the operations on one key.
-pub fn check<M: Model>(operations: &[Operation<M::Op, M::Result>]) -> Verdict {
+pub(crate) fn check<M: Model>(operations: &[Operation<M::Op, M::Result>]) -> Verdict {
     let mut left: Vec<_> = operations.iter().filter(|operation| !matches!(operation.end, End::Failed)).collect();
     left.sort_by_key(|operation| operation.call);
     assert!(left.len() <= OPERATIONS_MAX, "{} operations on one key", left.len());

@@ -11,14 +11,21 @@
 
 #[cfg(test)]
 mod checker_tests;
+#[cfg(test)]
 mod history;
+#[cfg(test)]
 mod linearizable;
+#[cfg(test)]
 mod models;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]
 mod protocols;
+#[cfg(test)]
 mod sequential;
+#[cfg(test)]
 mod store_node;
+#[cfg(test)]
 mod tasks;

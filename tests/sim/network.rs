@@ -16,13 +16,13 @@ use fastrand::Rng;
 
 /// What a restart leaves of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Memory {
+pub(crate) enum Memory {
     Kept,
     Lost,
 }
 
 /// The far end of a connection.
-pub trait Store {
+pub(crate) trait Store {
     type Request: Clone + Debug;
     type Reply: Debug;
 
@@ -38,40 +38,40 @@ pub trait Store {
 
 /// How messages travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     Connections,
     Datagrams,
 }
 
 /// What goes wrong, and how often. Shares are of a thousand messages, counts are of one run.
 #[derive(Debug, Clone)]
-pub struct Faults {
-    pub transport: Transport,
+pub(crate) struct Faults {
+    pub(crate) transport: Transport,
     /// A message takes 50 µs to this.
-    pub delay_us: u64,
+    pub(crate) delay_us: u64,
     /// So many take up to `slow_us`.
-    pub slow: u32,
-    pub slow_us: u64,
+    pub(crate) slow: u32,
+    pub(crate) slow_us: u64,
     /// So many requests, and so many replies, are lost: with their connection, where there is one.
-    pub lost: u32,
+    pub(crate) lost: u32,
     /// So many requests arrive twice (datagrams only).
-    pub doubled: u32,
-    pub store_stalls: u32,
-    pub proxy_stalls: u32,
-    pub stall_us: u64,
-    pub proxy_crashes: u32,
+    pub(crate) doubled: u32,
+    pub(crate) store_stalls: u32,
+    pub(crate) proxy_stalls: u32,
+    pub(crate) stall_us: u64,
+    pub(crate) proxy_crashes: u32,
     /// Restarts of a store that keeps its memory, and of one that does not.
-    pub restarts: u32,
-    pub wipes: u32,
+    pub(crate) restarts: u32,
+    pub(crate) wipes: u32,
     /// Clocks differ from the true time by up to this, either way.
-    pub skew_us: u64,
+    pub(crate) skew_us: u64,
     /// Faults happen before this time.
-    pub horizon_us: u64,
+    pub(crate) horizon_us: u64,
 }
 
 impl Faults {
     /// A bad day of the models: as in `docs`, 3 % of requests and of replies lost, clocks 50 ms off.
-    pub fn models() -> Self {
+    pub(crate) fn models() -> Self {
         Self {
             transport: Transport::Datagrams,
             delay_us: 1_000,
@@ -91,14 +91,14 @@ impl Faults {
     }
 
     /// The same over connections, and stores that restart.
-    pub fn connections() -> Self {
+    pub(crate) fn connections() -> Self {
         Self { transport: Transport::Connections, lost: 10, doubled: 0, restarts: 1, ..Self::models() }
     }
 }
 
 /// What the driver is told.
 #[derive(Debug)]
-pub enum Happening<R> {
+pub(crate) enum Happening<R> {
     Reply {
         proxy: usize,
         tag: u64,
@@ -170,7 +170,7 @@ struct Host {
 }
 
 /// The wires, the stores at their ends, and the clock.
-pub struct Network<S: Store> {
+pub(crate) struct Network<S: Store> {
     stores: Vec<S>,
     store_stalls: Vec<u64>,
     proxies: Vec<Host>,
@@ -188,7 +188,7 @@ pub struct Network<S: Store> {
 }
 
 impl<S: Store> Network<S> {
-    pub fn new(stores: Vec<S>, proxies: usize, faults: Faults, seed: u64) -> Self {
+    pub(crate) fn new(stores: Vec<S>, proxies: usize, faults: Faults, seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let skew = i64::try_from(faults.skew_us).expect("a small skew");
         let host = |_| Host { life: 0, alive: true, stalled_until: 0, skew_us: random.i64(-skew..=skew) };
@@ -212,46 +212,47 @@ impl<S: Store> Network<S> {
     }
 
     /// Keeps a line of all that happens.
-    pub fn keep_trace(&mut self) {
+    pub(crate) fn keep_trace(&mut self) {
         self.trace = Some(Vec::new());
     }
 
-    pub fn trace(&self) -> String {
+    pub(crate) fn trace(&self) -> String {
         self.trace.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
     /// A line of the driver's own in the trace.
-    pub fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>8} {}", self.now_us, line()));
         }
     }
 
-    pub fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         self.now_us
     }
 
     /// The time as a proxy believes it to be. It begins late enough for a clock that is behind.
-    pub fn clock_us(&self, proxy: usize) -> u64 {
+    pub(crate) fn clock_us(&self, proxy: usize) -> u64 {
         (1_000_000 + self.now_us).saturating_add_signed(self.proxies[proxy].skew_us)
     }
 
     /// How often a proxy has crashed.
-    pub fn life(&self, proxy: usize) -> u32 {
+    pub(crate) fn life(&self, proxy: usize) -> u32 {
         self.proxies[proxy].life
     }
 
-    pub fn random(&mut self) -> &mut Rng {
+    pub(crate) fn random(&mut self) -> &mut Rng {
         &mut self.random
     }
 
-    pub fn stores(&self) -> &[S] {
-        &self.stores
+    /// A store, for what an operator would do there.
+    pub(crate) fn store(&mut self, store: usize) -> &mut S {
+        &mut self.stores[store]
     }
 
     /// Sends a request. Its reply comes as [`Happening::Reply`] with the same tag, or [`Happening::Lost`] does, or, by
     /// datagrams, nothing.
-    pub fn send(&mut self, proxy: usize, store: usize, tag: u64, request: S::Request) {
+    pub(crate) fn send(&mut self, proxy: usize, store: usize, tag: u64, request: S::Request) {
         self.note(|| format!("p{proxy} -> s{store} #{tag} {request:?}"));
         match self.faults.transport {
             Transport::Datagrams => self.send_datagram(proxy, store, tag, request),
@@ -260,13 +261,13 @@ impl<S: Store> Network<S> {
     }
 
     /// Calls the proxy back at a time.
-    pub fn timer(&mut self, proxy: usize, at_us: u64, tag: u64) {
+    pub(crate) fn timer(&mut self, proxy: usize, at_us: u64, tag: u64) {
         let from = self.endpoint(proxy, 0);
         self.at(at_us, Event::Timer { from, tag });
     }
 
     /// The next thing that a driver has to know; None when nothing is left.
-    pub fn step(&mut self) -> Option<Happening<S::Reply>> {
+    pub(crate) fn step(&mut self) -> Option<Happening<S::Reply>> {
         loop {
             while let Some((from, tag)) = self.lost.pop_front() {
                 if self.is_current(from) {

@@ -11,6 +11,9 @@ use crate::models::stamped::{self, ByStamp};
 use crate::models::{Run, Settings, run};
 use crate::network::Faults;
 
+/// Runs of each protocol where nobody says otherwise; those that break seldom are looked for at night.
+const RUNS: u64 = 150;
+
 /// What a protocol has to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -22,6 +25,7 @@ enum Wanted {
     Rare,
 }
 
+#[derive(Clone)]
 struct Row {
     name: &'static str,
     title: &'static str,
@@ -78,95 +82,58 @@ fn busy(settings: Settings) -> Settings {
 }
 
 fn rows() -> Vec<Row> {
-    use Wanted::{Broken, Rare, Sound};
-    use caspaxos::Variant as Cas;
-    use stamped::Variant as Stamp;
+    [stamped_rows(), caspaxos_rows(), hybrid_rows()].concat()
+}
+
+fn stamped_rows() -> Vec<Row> {
+    use Wanted::{Broken, Sound};
+    use stamped::Variant::{Abd, AbdLate, NewerCounts, NoRetry, Retry, RunAndCopy};
     let models = Faults::models;
-    let perfect = || Faults { skew_us: 0, ..Faults::models() };
+    let perfect = Faults { skew_us: 0, ..models() };
+    let update = |variant, faults| by_stamp(variant, faults, 4, 0);
+    let write = |variant| by_stamp(variant, models(), 5, 5);
+    let late = busy(by_stamp(AbdLate, slow(), 8, 2));
+    let row = |name, title, wanted, settings| row(name, title, wanted, settings, run::<ByStamp>);
     vec![
-        row(
-            "first",
-            "run on a first replica, apply or copy",
-            Broken,
-            by_stamp(Stamp::RunAndCopy, models(), 4, 0),
-            run::<ByStamp>,
-        ),
-        row(
-            "first-clocks",
-            "the same, perfect clocks",
-            Broken,
-            by_stamp(Stamp::RunAndCopy, perfect(), 4, 0),
-            run::<ByStamp>,
-        ),
-        row(
-            "newer-counts",
-            "blind, newer counts as an ack",
-            Broken,
-            by_stamp(Stamp::NewerCounts, models(), 5, 5),
-            run::<ByStamp>,
-        ),
-        row(
-            "blind-retry",
-            "blind, rejected ones again",
-            Broken,
-            by_stamp(Stamp::Retry, models(), 5, 5),
-            run::<ByStamp>,
-        ),
-        row(
-            "blind-once",
-            "blind, one round, no retry",
-            Sound,
-            by_stamp(Stamp::NoRetry, models(), 5, 5),
-            run::<ByStamp>,
-        ),
-        row("abd", "multi-writer ABD", Sound, by_stamp(Stamp::Abd, models(), 5, 5), run::<ByStamp>),
-        row(
-            "abd-late",
-            "ABD, read repair in the background",
-            Broken,
-            busy(by_stamp(Stamp::AbdLate, slow(), 8, 2)),
-            run::<ByStamp>,
-        ),
-        row("cas-retry", "CASPaxos, retry without ids", Broken, caspaxos(Cas::BlindRetry, models()), run::<Proposer>),
-        row("cas-ids", "CASPaxos, ring of ids", Sound, caspaxos(Cas::Ids, models()), run::<Proposer>),
-        row("wiped", "that, wiped stores vote at once", Broken, caspaxos(Cas::Ids, wipes()), run::<Proposer>),
-        row(
-            "copied",
-            "they vote when copied, no fence",
-            Rare,
-            busy(caspaxos(Cas::Copied, late_wipes())),
-            run::<Proposer>,
-        ),
-        row("fenced", "the same with the fence", Sound, busy(caspaxos(Cas::Fenced, late_wipes())), run::<Proposer>),
-        row("hybrid", "quoit's own", Sound, hybrid(Slip::None), run::<Worker>),
-        row("hybrid-crowd", "the same, more clients, better clocks", Sound, crowded(Slip::None), run::<Worker>),
-        row("ninth-id", "  eight updates name their blind start", Rare, crowded(Slip::NinthId), run::<Worker>),
-        row("hidden-blind", "  a blind write hidden by the next", Rare, crowded(Slip::HiddenBlind), run::<Worker>),
-        row(
-            "foreign-state",
-            "  copies that lack the operation count",
-            Rare,
-            crowded(Slip::ForeignState),
-            run::<Worker>,
-        ),
-        row(
-            "found-too-soon",
-            "  found, answered before a quorum has it",
-            Rare,
-            crowded(Slip::FoundTooSoon),
-            run::<Worker>,
-        ),
-        row("found-anywhere", "  found in an old record", Rare, crowded(Slip::FoundAnywhere), run::<Worker>),
-        row("shared-id", "  one id for all attempts", Rare, crowded(Slip::SharedId), run::<Worker>),
-        row("never-is-failed", "  never chosen, told as failed", Rare, crowded(Slip::NeverIsFailed), run::<Worker>),
-        row(
-            "last-attempt",
-            "  only the last attempt is looked for",
-            Rare,
-            crowded(Slip::LastAttemptOnly),
-            run::<Worker>,
-        ),
-        row("no-settling", "  attempts are not looked for", Rare, crowded(Slip::NoSettling), run::<Worker>),
+        row("first", "run on a first replica, apply or copy", Broken, update(RunAndCopy, models())),
+        row("first-clocks", "the same, perfect clocks", Broken, update(RunAndCopy, perfect)),
+        row("newer-counts", "blind, newer counts as an ack", Broken, write(NewerCounts)),
+        row("blind-retry", "blind, rejected ones again", Broken, write(Retry)),
+        row("blind-once", "blind, one round, no retry", Sound, write(NoRetry)),
+        row("abd", "multi-writer ABD", Sound, write(Abd)),
+        row("abd-late", "ABD, read repair in the background", Broken, late),
+    ]
+}
+
+fn caspaxos_rows() -> Vec<Row> {
+    use Wanted::{Broken, Rare, Sound};
+    use caspaxos::Variant::{BlindRetry, Copied, Fenced, Ids};
+    let models = Faults::models;
+    let row = |name, title, wanted, settings| row(name, title, wanted, settings, run::<Proposer>);
+    vec![
+        row("cas-retry", "CASPaxos, retry without ids", Broken, caspaxos(BlindRetry, models())),
+        row("cas-ids", "CASPaxos, ring of ids", Sound, caspaxos(Ids, models())),
+        row("wiped", "that, wiped stores vote at once", Broken, caspaxos(Ids, wipes())),
+        row("copied", "they vote when copied, no fence", Rare, busy(caspaxos(Copied, late_wipes()))),
+        row("fenced", "the same with the fence", Sound, busy(caspaxos(Fenced, late_wipes()))),
+    ]
+}
+
+fn hybrid_rows() -> Vec<Row> {
+    use Wanted::{Broken, Rare, Sound};
+    let row = |name, title, wanted, settings| row(name, title, wanted, settings, run::<Worker>);
+    vec![
+        row("hybrid", "quoit's own", Sound, hybrid(Slip::None)),
+        row("hybrid-crowd", "the same, more clients, better clocks", Sound, crowded(Slip::None)),
+        row("ninth-id", "- eight updates name their blind start", Rare, crowded(Slip::NinthId)),
+        row("hidden-blind", "- a blind write hidden by the next", Rare, crowded(Slip::HiddenBlind)),
+        row("foreign-state", "- copies that lack the operation count", Rare, crowded(Slip::ForeignState)),
+        row("found-too-soon", "- found, answered before a quorum has it", Broken, crowded(Slip::FoundTooSoon)),
+        row("found-anywhere", "- found in an old record", Broken, crowded(Slip::FoundAnywhere)),
+        row("shared-id", "- one id for all attempts", Rare, crowded(Slip::SharedId)),
+        row("never-is-failed", "- never chosen, told as failed", Rare, crowded(Slip::NeverIsFailed)),
+        row("last-attempt", "- only the last attempt is looked for", Rare, crowded(Slip::LastAttemptOnly)),
+        row("no-settling", "- attempts are not looked for", Broken, crowded(Slip::NoSettling)),
     ]
 }
 
@@ -241,7 +208,7 @@ fn sound_protocols_hold_and_rejected_ones_break() {
     if let Ok(only) = std::env::var("QUOIT_SIM_ONLY") {
         rows.retain(|row| only.split(',').any(|name| name == row.name));
     }
-    let runs = usize::try_from(number("QUOIT_SIM_RUNS").unwrap_or(300)).expect("a small number");
+    let runs = usize::try_from(number("QUOIT_SIM_RUNS").unwrap_or(RUNS)).expect("a small number");
     let tallies = tallies(&rows, runs);
     let mut table = format!(
         "{:<16}{:<44}{:>8}{:>10}{:>9}{:>9}{:>9}\n",

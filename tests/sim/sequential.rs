@@ -10,10 +10,10 @@ fn fits<S, R: PartialEq>(next: S, right: &R, seen: Option<&R>) -> Vec<S> {
 }
 
 /// A cell that is read and written whole.
-pub struct Register;
+pub(crate) struct Register;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RegisterOp {
+pub(crate) enum RegisterOp {
     Read,
     Write(u32),
 }
@@ -37,10 +37,10 @@ impl Model for Register {
 }
 
 /// INCR and GET.
-pub struct Counter;
+pub(crate) struct Counter;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CounterOp {
+pub(crate) enum CounterOp {
     Increment,
     Read,
 }
@@ -64,16 +64,16 @@ impl Model for Counter {
 }
 
 /// RPUSH and LRANGE.
-pub struct List;
+pub(crate) struct List;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListOp {
+pub(crate) enum ListOp {
     Push(u32),
     Read,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListResult {
+pub(crate) enum ListResult {
     Len(usize),
     Items(Vec<u32>),
 }
@@ -101,16 +101,16 @@ impl Model for List {
 }
 
 /// SADD and SMEMBERS.
-pub struct Set;
+pub(crate) struct Set;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SetOp {
+pub(crate) enum SetOp {
     Add(u32),
     Read,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SetResult {
+pub(crate) enum SetResult {
     Added(bool),
     Members(BTreeSet<u32>),
 }
@@ -137,10 +137,10 @@ impl Model for Set {
 }
 
 /// One key of a store and the verbs that the simulations send.
-pub struct RedisKey;
+pub(crate) struct RedisKey;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Value {
+pub(crate) enum Value {
     None,
     Text(Vec<u8>),
     List(Vec<Vec<u8>>),
@@ -148,7 +148,7 @@ pub enum Value {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
+pub(crate) enum Verb {
     Get,
     Set(Vec<u8>),
     Del,
@@ -162,7 +162,7 @@ pub enum Verb {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Ok,
     Nil,
     Number(i64),

@@ -12,7 +12,7 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 const LIMITS: Limits = Limits { arguments_max: 1 << 20, ..Limits::REDIS };
 
 /// One store process: its data, and a session for each proxy that is connected.
-pub struct StoreNode {
+pub(crate) struct StoreNode {
     store: Embedded,
     seed: u64,
     sessions: Vec<SessionState>,
@@ -21,20 +21,20 @@ pub struct StoreNode {
 }
 
 impl StoreNode {
-    pub fn new(seed: u64, proxies: usize, skew_ms: i64) -> Self {
+    pub(crate) fn new(seed: u64, proxies: usize, skew_ms: i64) -> Self {
         let sessions = (0..proxies).map(session).collect();
         Self { store: Embedded::new(seed), seed, sessions, skew_ms }
     }
 
     /// Runs one command as an operator would, beside the proxies: a fence, a look at a key.
-    pub fn command(&mut self, args: &[&[u8]], now_us: u64) -> Vec<u8> {
+    pub(crate) fn command(&mut self, args: &[&[u8]], now_us: u64) -> Vec<u8> {
         let mut reply = Vec::new();
-        let now_ms = self.now_ms(now_us);
-        self.store.execute(&mut session(usize::MAX >> 1), args, now_ms, &mut reply);
+        let time = self.time_ms(now_us);
+        self.store.execute(&mut session(usize::MAX >> 1), args, time, &mut reply);
         reply
     }
 
-    fn now_ms(&self, now_us: u64) -> u64 {
+    fn time_ms(&self, now_us: u64) -> u64 {
         (EPOCH_MS + now_us / 1000).saturating_add_signed(self.skew_ms)
     }
 }
@@ -50,14 +50,14 @@ impl Store for StoreNode {
     type Reply = Vec<u8>;
 
     fn execute(&mut self, proxy: usize, request: &Vec<u8>, now_us: u64) -> Vec<u8> {
-        let (now_ms, mut reply, mut rest) = (self.now_ms(now_us), Vec::new(), request.as_slice());
+        let (time, mut reply, mut rest) = (self.time_ms(now_us), Vec::new(), request.as_slice());
         while !rest.is_empty() {
             let mut scan = RequestScan::default();
             let Ok(Scanned::Request { len, .. }) = scan.scan(rest, &LIMITS) else {
                 panic!("not whole requests: {:?}", String::from_utf8_lossy(request));
             };
             let args: Vec<&[u8]> = scan.bounds().iter().map(|(from, to)| &rest[*from as usize..*to as usize]).collect();
-            self.store.execute(&mut self.sessions[proxy], &args, now_ms, &mut reply);
+            self.store.execute(&mut self.sessions[proxy], &args, time, &mut reply);
             rest = &rest[len..];
         }
         reply

@@ -29,12 +29,12 @@ struct Shared<S: Store> {
 }
 
 /// The world as all tasks see it.
-pub struct World<S: Store>(Rc<RefCell<Shared<S>>>);
+pub(crate) struct World<S: Store>(Rc<RefCell<Shared<S>>>);
 
 /// One proxy, in the hands of its tasks.
-pub struct Proxy<S: Store> {
+pub(crate) struct Proxy<S: Store> {
     shared: Rc<RefCell<Shared<S>>>,
-    pub id: usize,
+    pub(crate) id: usize,
 }
 
 impl<S: Store> Clone for Proxy<S> {
@@ -44,17 +44,17 @@ impl<S: Store> Clone for Proxy<S> {
 }
 
 impl<S: Store + 'static> World<S> {
-    pub fn new(network: Network<S>) -> Self {
+    pub(crate) fn new(network: Network<S>) -> Self {
         let slots = HashMap::new();
         Self(Rc::new(RefCell::new(Shared { network, slots, tags: 0, born: Vec::new() })))
     }
 
-    pub fn proxy(&self, id: usize) -> Proxy<S> {
+    pub(crate) fn proxy(&self, id: usize) -> Proxy<S> {
         Proxy { shared: Rc::clone(&self.0), id }
     }
 
     /// Runs until nothing is left to happen. `start` is called for each new life of a proxy.
-    pub fn run(&self, proxies: usize, mut start: impl FnMut(Proxy<S>)) {
+    pub(crate) fn run(&self, proxies: usize, mut start: impl FnMut(Proxy<S>)) {
         let mut tasks: Vec<Vec<Task>> = (0..proxies).map(|_| Vec::new()).collect();
         for proxy in 0..proxies {
             start(self.proxy(proxy));
@@ -87,7 +87,7 @@ impl<S: Store + 'static> World<S> {
         }
     }
 
-    pub fn with_network<T>(&self, look: impl FnOnce(&mut Network<S>) -> T) -> T {
+    pub(crate) fn with_network<T>(&self, look: impl FnOnce(&mut Network<S>) -> T) -> T {
         look(&mut self.0.borrow_mut().network)
     }
 
@@ -114,33 +114,33 @@ impl<S: Store + 'static> World<S> {
 
 impl<S: Store + 'static> Proxy<S> {
     /// Another task of this proxy.
-    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.shared.borrow_mut().born.push((self.id, Box::pin(task)));
     }
 
-    pub fn with_network<T>(&self, look: impl FnOnce(&mut Network<S>) -> T) -> T {
+    pub(crate) fn with_network<T>(&self, look: impl FnOnce(&mut Network<S>) -> T) -> T {
         look(&mut self.shared.borrow_mut().network)
     }
 
-    pub fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         self.with_network(|network| network.now_us())
     }
 
     /// This proxy's own, skewed, idea of the time.
-    pub fn clock_us(&self) -> u64 {
+    pub(crate) fn clock_us(&self) -> u64 {
         self.with_network(|network| network.clock_us(self.id))
     }
 
     /// A number below `end`.
-    pub fn random(&self, end: u64) -> u64 {
+    pub(crate) fn random(&self, end: u64) -> u64 {
         self.with_network(|network| network.random().u64(..end))
     }
 
-    pub fn note(&self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&self, line: impl FnOnce() -> String) {
         self.with_network(|network| network.note(line));
     }
 
-    pub async fn sleep(&self, span_us: u64) {
+    pub(crate) async fn sleep(&self, span_us: u64) {
         let end = self.wake_at(span_us);
         poll_fn(|_| if self.now_us() >= end { Poll::Ready(()) } else { Poll::Pending }).await;
     }
@@ -155,7 +155,7 @@ impl<S: Store + 'static> Proxy<S> {
 
     /// Sends to each store named, and waits until `enough` says so of the replies so far (by the place of their store in
     /// `stores`), all are there, or the time is over.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         stores: &[usize],
         request: impl Fn(usize) -> S::Request,

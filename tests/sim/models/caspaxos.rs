@@ -1,4 +1,4 @@
-//! CASPaxos (Rystsov, 2018): a register that changes by a function of its last value, under a ballot that a quorum has
+//! `CASPaxos` (Rystsov, 2018): a register that changes by a function of its last value, under a ballot that a quorum has
 //! promised. With and without a memory of the operations that made the value, and with a store that forgets.
 
 use std::cell::Cell;
@@ -9,14 +9,14 @@ use crate::network::Memory;
 use crate::tasks::Proxy;
 
 /// A count and who counted.
-pub type Ballot = (u64, u64);
+pub(crate) type Ballot = (u64, u64);
 
 /// How many ids of operations a replica remembers.
 const IDS: usize = 8;
 
 /// What a ballot was accepted with.
 #[derive(Debug, Clone, Default)]
-pub struct State {
+pub(crate) struct State {
     accepted: Ballot,
     value: Value,
     ids: Vec<u64>,
@@ -24,7 +24,7 @@ pub struct State {
 }
 
 #[derive(Debug)]
-pub struct Acceptor {
+pub(crate) struct Acceptor {
     state: State,
     promised: Ballot,
     /// False after a restart without memory: it has no fence.
@@ -39,7 +39,7 @@ impl Default for Acceptor {
 }
 
 #[derive(Debug, Clone)]
-pub enum Request {
+pub(crate) enum Request {
     /// The fence that the proxy believes in; None asks no fence.
     Prepare(Option<u64>, Ballot),
     Accept(Option<u64>, State),
@@ -52,7 +52,7 @@ pub enum Request {
 }
 
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     State(State),
     Accepted,
     Refused(Ballot),
@@ -116,7 +116,7 @@ impl Acceptor {
 
 /// What differs between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// A failed attempt is made again, as if it had not been.
     BlindRetry,
     /// A failed attempt is looked for by its id.
@@ -130,7 +130,7 @@ pub enum Variant {
 const VARIANTS: [Variant; 4] = [Variant::BlindRetry, Variant::Ids, Variant::Copied, Variant::Fenced];
 
 impl Variant {
-    pub const fn number(self) -> u32 {
+    pub(crate) const fn number(self) -> u32 {
         self as u32
     }
 }
@@ -142,7 +142,7 @@ struct Attempt {
     result: Value,
 }
 
-pub struct Proposer {
+pub(crate) struct Proposer {
     writer: u64,
     variant: Variant,
     counter: Cell<u64>,
@@ -221,7 +221,7 @@ impl Proposer {
 
     async fn propose(&self, port: &Port<Acceptor>, op: Op) -> Outcome {
         let mut attempts: Vec<Attempt> = Vec::new();
-        for _ in 0..6 {
+        for round in 0..6 {
             let fence = self.fence(port.key);
             self.counter.set(self.counter.get() + 1);
             let ballot = (self.counter.get(), self.writer);
@@ -230,7 +230,7 @@ impl Proposer {
             self.learn(port.key, &replies);
             let found = states(replies);
             if found.len() < QUORUM {
-                port.pause().await;
+                port.pause(round).await;
                 continue;
             }
             let base = found.into_iter().max_by_key(|state| state.accepted).expect("a quorum");
@@ -255,9 +255,11 @@ impl Proposer {
                 return Outcome::Answer(result);
             }
             if self.variant == Variant::BlindRetry {
-                attempts.iter_mut().for_each(|attempt| attempt.id = 0);
+                for attempt in &mut attempts {
+                    attempt.id = 0;
+                }
             }
-            port.pause().await;
+            port.pause(round).await;
         }
         if attempts.is_empty() || op == Op::Read { Outcome::Failed } else { Outcome::Unknown }
     }

@@ -1,5 +1,5 @@
 //! The protocol that quoit runs: blind writes in one round, settled by what the records say if that fails; updates by
-//! CASPaxos, whose proposer keeps its term for the next update of the key.
+//! `CASPaxos`, whose proposer keeps its term for the next update of the key.
 //!
 //! The replica does what the scripts do, record by record. Each rule that keeps it sound can be left out
 //! ([`Slip`]), to see that the simulation would notice.
@@ -21,7 +21,7 @@ const PRIOR_BITS: u32 = 40;
 
 /// Order: the time, then who, then the number in the term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
-pub struct Ballot {
+pub(crate) struct Ballot {
     hlc: u64,
     id: u64,
     seq: u16,
@@ -48,7 +48,7 @@ struct Lineage {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Record {
+pub(crate) struct Record {
     accepted: Ballot,
     promised: Term,
     prior: Option<u64>,
@@ -95,19 +95,19 @@ impl Record {
 }
 
 #[derive(Debug, Default)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     record: Record,
     value: Value,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     WriteBack,
     Proposal,
 }
 
 #[derive(Debug, Clone)]
-pub enum Request {
+pub(crate) enum Request {
     Blind {
         ballot: Ballot,
         value: Value,
@@ -130,7 +130,7 @@ pub enum Request {
 }
 
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub(crate) enum Reply {
     Done,
     Refused(Record),
     Behind(Record),
@@ -220,7 +220,7 @@ impl Keeper {
 
 /// A rule left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slip {
+pub(crate) enum Slip {
     /// None: the protocol as it should be.
     None,
     /// A record of eight updates over a blind write is taken to name that write, which was dropped just then.
@@ -243,7 +243,7 @@ pub enum Slip {
     NoSettling,
 }
 
-pub const SLIPS: [Slip; 10] = [
+pub(crate) const SLIPS: [Slip; 10] = [
     Slip::None,
     Slip::NinthId,
     Slip::HiddenBlind,
@@ -257,7 +257,7 @@ pub const SLIPS: [Slip; 10] = [
 ];
 
 impl Slip {
-    pub const fn number(self) -> u32 {
+    pub(crate) const fn number(self) -> u32 {
         self as u32
     }
 }
@@ -281,17 +281,16 @@ impl Attempt {
         }
         let (count, ids) = (record.count(), record.ids());
         let same_writer = |id: u64| writer(id) == writer(self.ballot.id);
-        match self.base {
-            Some(base) => count <= IDS || count < base + IDS,
-            None => {
-                // Blind writes of one writer over each other leave no prior: the later hides the earlier, and goes on
-                // to do so as the first id of the updates over it.
-                let hidden = record.is_blind() && same_writer(record.accepted.id) && record.accepted > self.ballot;
-                let begins_blind = ids.len() == count + 1 && ids.first().is_some_and(|first| same_writer(*first));
-                let complete = if slip == Slip::NinthId { count <= IDS } else { count < IDS };
-                complete && !hidden && (slip == Slip::HiddenBlind || !begins_blind)
-            }
+        if let Some(base) = self.base {
+            return count <= IDS || count < base + IDS;
         }
+        // Blind writes of one writer over each other leave no prior: the later hides the earlier, and goes on to do so as
+        // the first id of the updates over it.
+        let hidden = record.is_blind() && same_writer(record.accepted.id) && record.accepted > self.ballot;
+        let begins_blind = ids.len() == count + 1 && ids.first().is_some_and(|first| same_writer(*first));
+        // With eight updates over a blind write the ninth id, its own, has been dropped.
+        let complete = if slip == Slip::NinthId { count <= IDS } else { count < IDS };
+        complete && !hidden && (slip == Slip::HiddenBlind || !begins_blind)
     }
 }
 
@@ -310,7 +309,7 @@ enum Applied {
     No,
 }
 
-pub struct Worker {
+pub(crate) struct Worker {
     writer: u64,
     slip: Slip,
     number: Cell<u64>,
@@ -452,7 +451,7 @@ impl Worker {
 
     async fn propose(&self, port: &Port<Keeper>, op: Op, mut attempts: Vec<Attempt>) -> Outcome {
         let shared_id = self.id();
-        for _ in 0..6 {
+        for round in 0..6 {
             let ballot = self.ballot(port);
             let request = Request::Prepare(ballot.term());
             let replies = self.ask(port, &ALL, request, |replies| count(replies, is_promised) >= QUORUM).await;
@@ -460,7 +459,7 @@ impl Worker {
                 |reply: &Reply| if let Reply::Promised(record) = reply { Some(record.clone()) } else { None };
             let records: Vec<Record> = replies.iter().flatten().filter_map(promised).collect();
             if records.len() < QUORUM {
-                port.pause().await;
+                port.pause(round).await;
                 continue;
             }
             let base = records.iter().max_by_key(|record| record.accepted).expect("a quorum").clone();
@@ -491,7 +490,7 @@ impl Worker {
             if found.is_none() && !untried {
                 attempts.push(Attempt { result, ..attempt });
             }
-            port.pause().await;
+            port.pause(round).await;
         }
         let certain = attempts.is_empty() || op == Op::Read;
         if certain { Outcome::Failed } else { Outcome::Unknown }
@@ -570,4 +569,54 @@ fn agreed(replies: &[Option<Reply>]) -> Option<Value> {
     };
     let held = |ballot: Ballot| states().filter(|(record, _)| record.accepted == ballot).count();
     states().find(|(record, _)| held(record.accepted) >= QUORUM).map(|(_, value)| value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes of one proxy on one replica; `true` of those that are blind. The first is the one that is asked for.
+    #[track_caller]
+    fn check(first_is_blind: bool, then: &[(u64, bool)], slip: Slip, never: bool) {
+        const WRITER: u64 = 7 << 24;
+        let mut keeper = Keeper::default();
+        let asked = Ballot { hlc: 100, id: WRITER | 1, seq: 0 };
+        let base = if first_is_blind { None } else { Some(keeper.record.count()) };
+        write(&mut keeper, asked, first_is_blind);
+        for (nth, (writer, blind)) in (2..).zip(then) {
+            write(&mut keeper, Ballot { hlc: 100 + nth, id: writer << 24 | nth, seq: 0 }, *blind);
+        }
+        let attempt = Attempt { ballot: asked, id: asked.id, base, result: None };
+        assert_eq!(attempt.is_never(&keeper.record, slip), never, "{:?}", keeper.record);
+    }
+
+    fn write(keeper: &mut Keeper, ballot: Ballot, blind: bool) {
+        let reply = if blind {
+            keeper.blind(ballot, &vec![0])
+        } else {
+            keeper.apply(keeper.record.accepted, ballot, ballot.id, Some(Op::Append(0)))
+        };
+        assert!(matches!(reply, Reply::Done | Reply::Applied(_)), "{reply:?}");
+    }
+
+    /// All of these replicas did accept the write that is asked for: `never` would be a lie.
+    #[test]
+    fn what_was_accepted_is_not_never() {
+        let updates = |count: usize, writer| vec![(writer, false); count];
+        for writer in [7, 8] {
+            for count in 0..30 {
+                check(true, &updates(count, writer), Slip::None, false);
+                let blind_between = [&[(writer, true)], updates(count, 8).as_slice()].concat();
+                check(true, &blind_between, Slip::None, false);
+                check(false, &blind_between, Slip::None, false);
+                check(true, &[(7, true), (writer, true), (7, true)], Slip::None, false);
+            }
+        }
+        for count in 0..8 {
+            check(false, &updates(count, 8), Slip::None, false);
+        }
+        // The rules without which it would be.
+        check(true, &updates(8, 8), Slip::NinthId, true);
+        check(true, &[(7, true), (8, false)], Slip::HiddenBlind, true);
+    }
 }

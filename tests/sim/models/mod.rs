@@ -1,9 +1,9 @@
 //! The protocols that were tried, as small models: a replica is a stamp and a value, a proxy an `async` function.
 //! Those that were rejected have to fail here, and those that were kept must not.
 
-pub mod caspaxos;
-pub mod hybrid;
-pub mod stamped;
+pub(crate) mod caspaxos;
+pub(crate) mod hybrid;
+pub(crate) mod stamped;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -17,21 +17,21 @@ use crate::network::{Faults, Memory, Network, Store};
 use crate::tasks::{Proxy, World};
 
 /// Stores of each run.
-pub const STORES: usize = 3;
+pub(crate) const STORES: usize = 3;
 /// A majority of them.
-pub const QUORUM: usize = 2;
+pub(crate) const QUORUM: usize = 2;
 /// How long a proxy waits for replies.
-pub const TIMEOUT_US: u64 = 8_000;
+pub(crate) const TIMEOUT_US: u64 = 8_000;
 /// A wait for replies that has no end but the timeout.
-pub const ALL: [usize; STORES] = [0, 1, 2];
+pub(crate) const ALL: [usize; STORES] = [0, 1, 2];
 
 /// A value is the tokens it was made of: each write brings one that no other has, so that a result says which writes
 /// came before it.
-pub type Value = Vec<u16>;
+pub(crate) type Value = Vec<u16>;
 
 /// What the clients of the models do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     Read,
     /// A blind write of one token.
     Write(u16),
@@ -40,7 +40,7 @@ pub enum Op {
 }
 
 /// One copy of such a value.
-pub struct Cell;
+pub(crate) struct Cell;
 
 impl Model for Cell {
     type State = Value;
@@ -65,7 +65,7 @@ impl Model for Cell {
     }
 }
 
-pub fn appended(value: &[u16], token: u16) -> Value {
+pub(crate) fn appended(value: &[u16], token: u16) -> Value {
     let mut next = value.to_vec();
     next.push(token);
     next
@@ -73,7 +73,7 @@ pub fn appended(value: &[u16], token: u16) -> Value {
 
 /// What a proxy tells its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Answer(Value),
     /// May or may not have been applied.
     Unknown,
@@ -82,7 +82,7 @@ pub enum Outcome {
 }
 
 /// A replica of several keys of a model.
-pub trait Replica: Default {
+pub(crate) trait Replica: Default {
     type Request: Clone + Debug;
     type Reply: Debug;
 
@@ -97,7 +97,7 @@ pub trait Replica: Default {
 
 /// A store of such replicas.
 #[derive(Default)]
-pub struct Keys<R> {
+pub(crate) struct Keys<R> {
     keys: [R; KEYS],
 }
 
@@ -118,9 +118,9 @@ impl<R: Replica> Store for Keys<R> {
 }
 
 /// One proxy and one key: what a protocol talks through.
-pub struct Port<R: Replica> {
-    pub proxy: Proxy<Keys<R>>,
-    pub key: usize,
+pub(crate) struct Port<R: Replica> {
+    pub(crate) proxy: Proxy<Keys<R>>,
+    pub(crate) key: usize,
 }
 
 impl<R: Replica> Clone for Port<R> {
@@ -131,12 +131,12 @@ impl<R: Replica> Clone for Port<R> {
 
 impl<R: Replica + 'static> Port<R> {
     /// Asks all stores; goes on as soon as `enough` have answered.
-    pub async fn ask_all(&self, request: R::Request, enough: usize) -> Vec<Option<R::Reply>> {
+    pub(crate) async fn ask_all(&self, request: R::Request, enough: usize) -> Vec<Option<R::Reply>> {
         self.ask(&ALL, |_| request.clone(), |replies| replies.iter().flatten().count() >= enough).await
     }
 
     /// Asks some stores; the replies are in their order.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         stores: &[usize],
         request: impl Fn(usize) -> R::Request,
@@ -145,14 +145,14 @@ impl<R: Replica + 'static> Port<R> {
         self.proxy.ask(stores, |store| (self.key, request(store)), TIMEOUT_US, enough).await
     }
 
-    /// A pause before another attempt, different for each proxy.
-    pub async fn pause(&self) {
-        self.proxy.sleep(500 + self.proxy.random(6_000)).await;
+    /// A pause before another attempt, different for each proxy, and longer each time.
+    pub(crate) async fn pause(&self, round: u32) {
+        self.proxy.sleep(500 + self.proxy.random(3_000 << round)).await;
     }
 }
 
 /// One of the protocols. A value of this type is what one life of a proxy remembers.
-pub trait Protocol: 'static {
+pub(crate) trait Protocol: 'static {
     type Replica: Replica + 'static;
 
     /// `writer` differs for each life of each proxy.
@@ -166,40 +166,40 @@ pub trait Protocol: 'static {
 
 /// Which variant of a protocol, and what it meets.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    pub faults: Faults,
-    pub variant: u32,
-    pub proxies: usize,
+pub(crate) struct Settings {
+    pub(crate) faults: Faults,
+    pub(crate) variant: u32,
+    pub(crate) proxies: usize,
     /// Clients of each proxy, which share what it remembers.
-    pub clients: usize,
+    pub(crate) clients: usize,
     /// Operations of each proxy, whichever of its clients makes them.
-    pub operations: usize,
+    pub(crate) operations: usize,
     /// Of ten operations, so many are reads, and so many blind writes; the rest are updates.
-    pub reads: u32,
-    pub writes: u32,
-    pub pause_us: u64,
+    pub(crate) reads: u32,
+    pub(crate) writes: u32,
+    pub(crate) pause_us: u64,
 }
 
 impl Settings {
-    pub fn new(faults: Faults, variant: u32, reads: u32, writes: u32) -> Self {
+    pub(crate) fn new(faults: Faults, variant: u32, reads: u32, writes: u32) -> Self {
         Self { faults, variant, proxies: 4, clients: 1, operations: 12, reads, writes, pause_us: 6_000 }
     }
 }
 
 /// What one run came to.
-pub struct Run {
-    pub verdict: Verdict,
-    pub answered: usize,
-    pub unknown: usize,
-    pub failed: usize,
+pub(crate) struct Run {
+    pub(crate) verdict: Verdict,
+    pub(crate) answered: usize,
+    pub(crate) unknown: usize,
+    pub(crate) failed: usize,
     /// For people; empty unless asked for.
-    pub trace: String,
+    pub(crate) trace: String,
 }
 
 type Shared = Rc<RefCell<History<Op, Value>>>;
 
 /// One run of a protocol.
-pub fn run<P: Protocol>(settings: &Settings, seed: u64, with_trace: bool) -> Run {
+pub(crate) fn run<P: Protocol>(settings: &Settings, seed: u64, with_trace: bool) -> Run {
     let stores = ALL.iter().map(|_| Keys::<P::Replica>::default()).collect();
     let mut network = Network::new(stores, settings.proxies, settings.faults.clone(), seed);
     if with_trace {

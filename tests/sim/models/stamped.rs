@@ -6,17 +6,17 @@ use super::{ALL, Op, Outcome, Port, Protocol, QUORUM, Replica, Settings, Value, 
 
 /// A time and who read it from the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
-pub struct Stamp(pub u64, pub u64);
+pub(crate) struct Stamp(u64, u64);
 
 /// A value with the stamp of its last write.
 #[derive(Debug, Default)]
-pub struct Stamped {
+pub(crate) struct Stamped {
     stamp: Stamp,
     value: Value,
 }
 
 #[derive(Debug, Clone)]
-pub enum Request {
+pub(crate) enum Request {
     Read,
     /// Keep this if it is newer.
     Write(Stamp, Value),
@@ -32,7 +32,7 @@ pub enum Request {
 }
 
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     Value(Stamp, Value),
     /// What was there before an update, and the value after it.
     Ran(Stamp, Value),
@@ -47,7 +47,6 @@ impl Replica for Stamped {
     fn execute(&mut self, request: &Request) -> Reply {
         match request {
             Request::Read => Reply::Value(self.stamp, self.value.clone()),
-            Request::Write(stamp, value) => self.keep(*stamp, value),
             Request::Run(stamp, token) => {
                 let base = self.stamp;
                 self.value = appended(&self.value, *token);
@@ -59,7 +58,7 @@ impl Replica for Stamped {
                 self.stamp = *stamp;
                 Reply::Kept
             }
-            Request::Apply { stamp, value, .. } => self.keep(*stamp, value),
+            Request::Write(stamp, value) | Request::Apply { stamp, value, .. } => self.keep(*stamp, value),
         }
     }
 }
@@ -77,7 +76,7 @@ impl Stamped {
 
 /// What differs between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// Run on a first replica, apply on the others where the stamp matches, else copy.
     RunAndCopy,
     /// Blind writes by clock; "already newer" counts as an acknowledgement.
@@ -97,12 +96,12 @@ const VARIANTS: [Variant; 6] =
     [Variant::RunAndCopy, Variant::NewerCounts, Variant::Retry, Variant::NoRetry, Variant::Abd, Variant::AbdLate];
 
 impl Variant {
-    pub const fn number(self) -> u32 {
+    pub(crate) const fn number(self) -> u32 {
         self as u32
     }
 }
 
-pub struct ByStamp {
+pub(crate) struct ByStamp {
     writer: u64,
     variant: Variant,
     last: Cell<u64>,
@@ -182,7 +181,7 @@ impl ByStamp {
     }
 
     async fn write(&self, port: &Port<Stamped>, token: u16) -> Outcome {
-        for _ in 0..4 {
+        for round in 0..4 {
             let request = Request::Write(self.stamp(port), vec![token]);
             let counts = |replies: &[Option<Reply>]| match self.variant {
                 Variant::NewerCounts => replies.iter().flatten().count(),
@@ -196,7 +195,7 @@ impl ByStamp {
             if self.variant == Variant::NoRetry {
                 return if refused == ALL.len() { Outcome::Failed } else { Outcome::Unknown };
             }
-            port.pause().await;
+            port.pause(round).await;
         }
         Outcome::Unknown
     }
