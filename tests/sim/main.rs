@@ -4,8 +4,8 @@
 //! clock, the wires and their faults; `store_node` puts real stores at their ends. `models` are the protocols that were
 //! considered before the one that quoit runs: the rejected ones show that the simulation finds what it has to find.
 //!
-//! `QUOIT_SIM_RUNS` is the number of runs of each protocol; `QUOIT_SIM_SEED=name:seed` repeats one run and prints all
-//! that happened in it.
+//! `QUOIT_SIM_RUNS` is the number of runs of each protocol, `QUOIT_SIM_ONLY=name,name` which of them;
+//! `QUOIT_SIM_SEED=name:seed` repeats one run and prints all that happened in it.
 
 #![expect(clippy::print_stderr, reason = "seeds and tables are for whoever reads the output")]
 
