@@ -19,7 +19,7 @@ pub(super) enum Accepted {
     /// The work itself failed on those that hold the base, and nowhere was it done.
     Refused { text: Vec<u8>, by: usize },
     /// Not enough have it. `maybe`: some may.
-    No { maybe: bool, never: u8 },
+    No { maybe: bool, refused: u8 },
 }
 
 /// The whole state of a key, as it came from a replica.
@@ -48,7 +48,7 @@ struct Heard {
     error: Option<Vec<u8>>,
     errors: usize,
     maybe: bool,
-    never: u8,
+    refused: u8,
     trouble: String,
 }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Proposal<B> {
         if !heard.trouble.is_empty() {
             self.note_trouble(heard.trouble.clone());
         }
-        let no = Accepted::No { maybe: heard.maybe || !heard.accepted.is_empty(), never: heard.never };
+        let no = Accepted::No { maybe: heard.maybe || !heard.accepted.is_empty(), refused: heard.refused };
         let Some((first, existed)) = heard
             .accepted
             .iter()
@@ -227,9 +227,7 @@ impl<B: Backend> Proposal<B> {
                 "other writers are at work on the key".clone_into(&mut heard.trouble);
                 for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
                     engine.saw(&record);
-                    if record.refused_for_good(ballot, self.op_id, base_count) {
-                        heard.never |= 1 << at;
-                    }
+                    heard.refused |= 1 << at;
                 }
             }
             Ok(Answer::Error(text)) => {

@@ -29,7 +29,7 @@ use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, write_record_key};
 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// A key of a proposal.
 pub(super) struct Key {
@@ -57,16 +57,19 @@ pub(super) enum Work {
     Opaque(Words),
 }
 
-/// An earlier try that may have been applied.
-#[derive(Clone)]
-pub(super) struct Tried {
-    /// The first ballot it was sent under.
-    pub(super) first: Ballot,
+/// An earlier try that may have been applied. Each has an operation id of its own: which of them was applied says which
+/// reply is the right one.
+pub(super) struct Try {
+    /// The ballot it was sent under.
+    pub(super) ballot: Ballot,
+    pub(super) op_id: OpId,
     /// The length of the lineage it built on.
     pub(super) base_count: u32,
-    /// Replicas that have answered the first message, and the only one, with a refusal: they never took it.
-    pub(super) never: u8,
-    /// The member whose reply is to be answered.
+    /// Replicas that have refused the only message of it.
+    pub(super) refused: u8,
+    /// What a replica that ran it has answered.
+    pub(super) reply: Option<Vec<u8>>,
+    /// The member whose reply that is.
     pub(super) trusted: Option<usize>,
 }
 
@@ -80,7 +83,7 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) needed: usize,
     pub(super) op_id: OpId,
     pub(super) deadline: Moment,
-    pub(super) tried: Option<Tried>,
+    pub(super) tries: SmallVec<[Try; 1]>,
     /// What a replica that ran it has answered.
     pub(super) reply: Option<Vec<u8>>,
     pub(super) shape: Shape,
@@ -132,8 +135,9 @@ impl Ground {
 }
 
 enum Search {
-    Found,
-    /// It was never applied, or never tried.
+    /// The try of that number is in the newest state.
+    Found(usize),
+    /// None was chosen, or nothing was tried.
     Free,
     Unclear,
 }
@@ -150,7 +154,7 @@ impl<B: Backend> Proposal<B> {
             needed: usize::from(group.quorums().write),
             op_id: engine.hlc.op_id(),
             deadline: engine.deadline(group),
-            tried: None,
+            tries: SmallVec::new(),
             reply: None,
             shape: Shape::default(),
             asker: None,
@@ -261,7 +265,7 @@ impl<B: Backend> Proposal<B> {
         loop {
             if !first {
                 if engine.is_late(self.deadline) {
-                    return if self.tried.is_some() { End::Unknown } else { End::NotApplied };
+                    return if self.tries.is_empty() { End::NotApplied } else { End::Unknown };
                 }
                 let span = pause.mul_f64(0.5 + f64::from((engine.backend.random() & 0xff) as u8) / 256.0);
                 sleep(&engine.backend, span).await;
@@ -278,16 +282,16 @@ impl<B: Backend> Proposal<B> {
     async fn attempt(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> Option<End> {
         let (mut ground, search) = self.prepare(engine).await?;
         match search {
+            // Not chosen so far, and not to be chosen in this term: in the next one all is looked for again.
             Search::Free => {
-                // Whatever was tried before is known never to have been and never to come.
-                self.tried = None;
+                self.op_id = engine.hlc.op_id();
                 self.reply = None;
             }
             Search::Unclear => {
                 self.note_trouble("whether an earlier try was applied cannot be told any more".to_owned());
                 return Some(End::Unknown);
             }
-            Search::Found => return self.complete(engine, &mut ground, held).await,
+            Search::Found(at) => return self.complete(engine, &mut ground, at, held).await,
         }
         for key in 0..self.keys.len() {
             if ground.newest.get(key).is_some_and(|newest| newest.accepted.is_zero())
@@ -392,9 +396,8 @@ impl<B: Backend> Proposal<B> {
         None
     }
 
-    /// Looks for an earlier try in what a quorum holds.
+    /// Looks for earlier tries in what a quorum holds.
     fn search(&self, promises: &[Promise]) -> Search {
-        let Some(tried) = &self.tried else { return Search::Free };
         // So many replicas without it, and no quorum can have had it.
         let enough = self.members.len() - self.majority() + 1;
         let mut clear = true;
@@ -405,27 +408,37 @@ impl<B: Backend> Proposal<B> {
             let records =
                 || promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
             let newest = records().map(|(_, record)| record).max_by_key(|record| record.accepted);
-            if newest.is_some_and(|newest| newest.contains(self.op_id)) {
-                return Search::Found;
+            let found = |tried: &Try| newest.is_some_and(|newest| newest.contains(tried.op_id));
+            if let Some(tried) = self.tries.iter().position(found) {
+                return Search::Found(tried);
             }
-            let without = records().filter(|(member, record)| {
-                tried.never & (1 << member) != 0 || record.never_accepted(tried.first, self.op_id, tried.base_count)
-            });
-            clear &= without.count() >= enough;
+            for Try { ballot, op_id, base_count, refused, .. } in &self.tries {
+                let without = |(member, record): &(usize, &Record)| {
+                    record.never_accepted(*ballot, *op_id, *base_count)
+                        || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *op_id, *base_count)
+                };
+                clear &= records().filter(without).count() >= enough;
+            }
         }
         if clear { Search::Free } else { Search::Unclear }
     }
 
     /// An earlier try is part of the newest state: that is brought to a quorum, then it is done.
-    async fn complete(&mut self, engine: &Engine<B>, ground: &mut Ground, held: &mut Option<Held>) -> Option<End> {
+    async fn complete(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        tried: usize,
+        held: &mut Option<Held>,
+    ) -> Option<End> {
+        let trusted = self.tries.get(tried).and_then(|tried| tried.trusted);
         for key in 0..self.keys.len() {
             if self.keys.get(key).is_some_and(|key| key.written) {
-                let trusted = self.tried.as_ref().and_then(|tried| tried.trusted);
                 self.level(engine, ground, key, trusted).await?;
             }
         }
         self.remember(ground, held);
-        let Some(reply) = self.reply.take() else {
+        let Some(reply) = self.tries.get_mut(tried).and_then(|tried| tried.reply.take()) else {
             self.note_trouble("it was applied, but its reply is lost".to_owned());
             return Some(End::Unknown);
         };
@@ -472,17 +485,18 @@ impl<B: Backend> Proposal<B> {
                 }
                 Some(None)
             }
-            Accepted::No { maybe, never } => {
-                self.note_try(words.is_some() && maybe, ballot, base.count, never);
+            Accepted::No { maybe, refused } => {
+                self.note_try(words.is_some() && maybe, ballot, base.count, refused);
                 None
             }
         }
     }
 
     /// A try was sent and did not reach a quorum.
-    pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base_count: u32, never: u8) {
+    pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base_count: u32, refused: u8) {
         if maybe {
-            self.tried = Some(Tried { first: ballot, base_count, never, trusted: None });
+            let (op_id, reply) = (self.op_id, self.reply.take());
+            self.tries.push(Try { ballot, op_id, base_count, refused, reply, trusted: None });
         }
     }
 

@@ -13,7 +13,7 @@ use std::task::Waker;
 use smallvec::SmallVec;
 
 use super::lane::{LaneId, Owned, Wish, lane_of};
-use super::proposal::{Key, Proposal, Tried, Work};
+use super::proposal::{Key, Proposal, Try, Work};
 use super::round::may_have_arrived;
 use super::shape::Shape;
 use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
@@ -54,8 +54,8 @@ enum Vote {
     None,
     Waiting,
     Accepted,
-    /// It will never take it.
-    Never,
+    /// It was refused there: something newer is known.
+    Refused,
     /// It has not taken it.
     Not,
     /// The command itself failed.
@@ -200,7 +200,8 @@ impl<B: Backend> Inner<B> {
                     return Vote::Not;
                 };
                 engine.saw(&record);
-                if record.refused_for_good(self.ballot, self.op_id, self.base.count) { Vote::Never } else { Vote::Not }
+                // Somebody brought it there before it came itself.
+                if self.is_blind() && record.accepted == self.ballot { Vote::Accepted } else { Vote::Refused }
             }
             Answer::Error(text) => {
                 self.error.get_or_insert_with(|| text.to_vec());
@@ -357,7 +358,7 @@ impl<B: Backend> Engine<B> {
             needed: acks_of(request.level, request.group),
             op_id: self.hlc.op_id(),
             deadline: self.deadline(request.group),
-            tried: None,
+            tries: SmallVec::new(),
             reply: None,
             shape: Shape::of(request.row, &request.args, request.version),
             asker: Some(Asker { sink: Rc::clone(sink), tag }),
@@ -371,7 +372,7 @@ impl<B: Backend> Engine<B> {
         self.spawn(async move {
             let shared = engine.lanes.wait(&[lane], serial, Wish::Shared).await;
             let generation = proposal.group.generation.get();
-            if proposal.tried.is_none()
+            if proposal.tries.is_empty()
                 && let Some((base, ballot)) = engine.lanes.next_owned(lane, generation)
             {
                 shared.keep(); // The write gives it back.
@@ -557,14 +558,9 @@ impl<B: Backend> Inner<B> {
         matches!(self.kind, Kind::Set { .. } | Kind::Restore { .. })
     }
 
-    /// The same write in several rounds.
-    fn proposal(&self, engine: &Engine<B>, tried: Option<Tried>) -> Option<Proposal<B>> {
+    /// The same write in several rounds; `tried` if this one may have been applied.
+    fn proposal(&self, engine: &Engine<B>, tried: Option<Try>) -> Option<Proposal<B>> {
         let group = self.group.as_ref()?;
-        let reply = match (&tried, self.is_blind()) {
-            (None, _) => None,
-            (Some(_), true) => Some(b"+OK\r\n".to_vec()),
-            (Some(_), false) => (self.accepted > 0).then(|| self.reply.clone()),
-        };
         Some(Proposal {
             group: Rc::clone(group),
             members: self.members.clone(),
@@ -572,10 +568,10 @@ impl<B: Backend> Inner<B> {
             work: Work::Update(self.words()),
             version: self.version,
             needed: self.needed,
-            op_id: self.op_id,
+            op_id: engine.hlc.op_id(),
             deadline: engine.deadline(group),
-            tried,
-            reply,
+            tries: tried.into_iter().collect(),
+            reply: None,
             shape: self.shape,
             asker: self.asker.clone(),
             trouble: RefCell::default(),
@@ -597,22 +593,26 @@ impl<B: Backend> Inner<B> {
         let unclear = self.accepted > 0 || self.votes.contains(&Vote::Maybe) || self.waiting > 0;
         let majority = self.group.as_ref().map_or(1, |group| usize::from(group.quorums().majority()));
         // A failed update is an answer where a quorum holds its base; a blind write has no base.
-        if !unclear && errors > 0 && (errors >= majority || self.is_blind() && !self.votes.contains(&Vote::Never)) {
+        if !unclear && errors > 0 && (errors >= majority || self.is_blind() && !self.votes.contains(&Vote::Refused)) {
             return Verdict::Refused;
         }
         Verdict::Propose
     }
 
-    fn tried(&self) -> Option<Tried> {
+    fn tried(&self) -> Option<Try> {
         let unclear = self.accepted > 0 || self.votes.iter().any(|vote| matches!(vote, Vote::Maybe | Vote::Waiting));
         if !unclear {
             return None;
         }
-        let never = (0..8_u8).filter(|at| self.votes.get(usize::from(*at)) == Some(&Vote::Never));
-        Some(Tried {
-            first: self.ballot,
+        let refused = (0..8_u8).filter(|at| self.votes.get(usize::from(*at)) == Some(&Vote::Refused));
+        let reply =
+            if self.is_blind() { Some(b"+OK\r\n".to_vec()) } else { (self.accepted > 0).then(|| self.reply.clone()) };
+        Some(Try {
+            ballot: self.ballot,
+            op_id: self.op_id,
             base_count: self.base.count,
-            never: never.fold(0, |mask, at| mask | 1 << at),
+            refused: refused.fold(0, |mask, at| mask | 1 << at),
+            reply,
             trusted: self.split.then_some(self.trusted),
         })
     }

@@ -67,5 +67,11 @@ for n = 1, k do
       end
     end
   until not set.err
+  -- A record that is about to end must not take the promise along while messages of older terms are under way.
+  local f = found[n] and byte(found[n]) or 0
+  if f % 2 == 1 or f % 32 >= 16 then
+    local left = redis.call('PTTL', KEYS[n])
+    if left >= 0 and left < 60000 then redis.call('PEXPIRE', KEYS[n], 60000) end
+  end
 end
 return reply
