@@ -22,7 +22,7 @@ use crate::backend::redis::{Lease, Node};
 use crate::backend::{Cause, Context, Failure, ReplySink, Stores, Tag};
 use crate::command::{self, Args, Handling, KeyIndexes, Row, reply};
 use crate::config::{Listener, Rewrite};
-use crate::metrics::Outcome;
+use crate::metrics::{Metrics, Outcome};
 use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::quorum::Level;
 use crate::replication::Engine;
@@ -106,8 +106,8 @@ impl Coordinator {
     }
 
     /// Takes a new view.
-    pub fn refresh(&self, view: &View) {
-        self.groups.refresh(view, &self.engine, self.leads);
+    pub fn refresh(&self, view: &View, metrics: &Metrics) {
+        self.groups.refresh(view, &self.engine, self.leads, metrics);
         self.replicates.set(self.groups.any());
     }
 

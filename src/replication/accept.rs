@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
+use super::Engine;
 use super::lane::Held;
 use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::round::{Round, Said};
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
-use super::{Engine, count};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_bulk};
 use crate::quorum::Adopt;
@@ -66,7 +66,6 @@ impl<B: Backend> Proposal<B> {
         ballot: Ballot,
         trusted: Option<usize>,
     ) -> Accepted {
-        count(&engine.counts.rounds);
         let heard = self.send_work(engine, ground, key, words, base, ballot).await;
         if !heard.trouble.is_empty() {
             self.trouble.clone_from(&heard.trouble);
@@ -223,7 +222,7 @@ impl<B: Backend> Proposal<B> {
             }
             Ok(Answer::Behind) => heard.behind.push(at),
             Ok(Answer::Refused(records)) => {
-                count(&engine.counts.refusals);
+                self.group.cells.refusals.increment();
                 "other writers are at work on the key".clone_into(&mut heard.trouble);
                 for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
                     engine.saw(&record);
@@ -353,7 +352,7 @@ impl<B: Backend> Proposal<B> {
         if self.put(engine, key, &state, &all).await < self.needed {
             return None;
         }
-        count(&engine.counts.adopted);
+        self.group.cells.adopted.increment();
         if let Some(newest) = ground.newest.get_mut(key) {
             *newest = record;
         }
@@ -491,7 +490,6 @@ impl<B: Backend> Proposal<B> {
         };
         let round = Round::new(engine, &self.members, version, self.origin(), &write);
         round.ask(runner);
-        count(&engine.counts.rounds);
         match round.next().await {
             Some((_, said)) => said,
             None => Ok(Vec::new()),

@@ -18,7 +18,7 @@ use super::accept::Accepted;
 use super::lane::{Held, Owned};
 use super::round::{Round, may_have_arrived, sleep};
 use super::wire::{Answer, Words, write_script};
-use super::{Asker, Engine, Group, Members, count};
+use super::{Asker, Engine, Group, Members};
 use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::command::reply;
@@ -171,16 +171,17 @@ impl<B: Backend> Proposal<B> {
         drop(held);
         let asker = self.asker.take();
         let Some(asker) = asker else { return };
+        self.group.cells.writes_in_more_rounds.increment();
         let mut out = Vec::new();
         match end {
             End::Done(bytes) => out = bytes,
             End::Refused(text) => reply::store_error(&mut out, &text),
             End::Unknown => {
-                count(&engine.counts.unknown);
+                self.group.cells.unknown.increment();
                 reply::unknown_outcome(&mut out, &self.trouble);
             }
             End::NotApplied => {
-                count(&engine.counts.no_replicas);
+                self.group.cells.no_replicas.increment();
                 reply::no_replicas(&mut out, &self.trouble);
             }
         }
@@ -189,6 +190,7 @@ impl<B: Backend> Proposal<B> {
 
     /// For a cache: the first replica that runs it answers, and the others get the state when they get it.
     pub(super) async fn run_anywhere(mut self, engine: &Engine<B>) {
+        self.group.cells.writes_in_one_round.increment();
         let mut out = Vec::new();
         loop {
             match self.try_anywhere(engine).await {
@@ -200,7 +202,13 @@ impl<B: Backend> Proposal<B> {
                     reply::store_error(&mut out, &text);
                     break;
                 }
+                Some(End::Unknown) => {
+                    self.group.cells.unknown.increment();
+                    reply::unknown_outcome(&mut out, &self.trouble);
+                    break;
+                }
                 _ if engine.is_late(self.deadline) => {
+                    self.group.cells.no_replicas.increment();
                     reply::no_replicas(&mut out, &self.trouble);
                     break;
                 }
@@ -239,7 +247,8 @@ impl<B: Backend> Proposal<B> {
                 Ok(other) => self.trouble = engine.other_answer(&self.group, &self.members, at, &other),
                 // It may have run: another replica is not asked, lest it runs twice.
                 Err(failure) if may_have_arrived(&failure.cause) => {
-                    return Some(End::Refused(format!("UNKNOWN {}: {}", failure.node, failure.cause).into_bytes()));
+                    self.trouble = format!("{}: {}", failure.node, failure.cause);
+                    return Some(End::Unknown);
                 }
                 Err(failure) => self.trouble = format!("{}: {}", failure.node, failure.cause),
             }
@@ -249,7 +258,6 @@ impl<B: Backend> Proposal<B> {
 
     /// Tries until it is done, or refused, or late.
     pub(super) async fn propose(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> End {
-        count(&engine.counts.writes_in_more_rounds);
         let mut pause = PAUSE_MIN;
         let mut first = true;
         loop {
@@ -298,7 +306,6 @@ impl<B: Backend> Proposal<B> {
 
     /// Asks for a term. None if it was not given.
     async fn prepare(&mut self, engine: &Engine<B>) -> Option<(Ground, Search)> {
-        count(&engine.counts.rounds);
         let members = self.members.clone();
         let group = Rc::clone(&self.group);
         let majority = self.majority();
@@ -345,7 +352,7 @@ impl<B: Backend> Proposal<B> {
                     }
                 }
                 Ok(Answer::Refused(records)) => {
-                    count(&engine.counts.refusals);
+                    self.group.cells.refusals.increment();
                     for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
                         engine.saw(&record);
                     }

@@ -16,7 +16,7 @@ use super::lane::lane_of;
 use super::proposal::{End, Key, Proposal};
 use super::round::{Round, Said, sleep};
 use super::wire::{Answer, Cursor, Seen, write_number, write_probe, write_script};
-use super::{Engine, Group, Member, Members, count};
+use super::{Engine, Group, Member, Members};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_bulk};
 use crate::version::{Ballot, FENCE_KEY, Record, Script};
@@ -107,17 +107,21 @@ impl<B: Backend> Engine<B> {
 
     /// A replica did not take what a quorum took: it gets it later.
     pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, _member: usize) {
+        if group.retired.get() {
+            return; // Its ring is not this proxy's any more.
+        }
         let id = lane_of(group.seed, key);
         if !self.repairs.known.borrow_mut().insert(id) {
             return;
         }
         if self.repairs.waiting.borrow().len() >= group.settings.repair_queue_len {
             self.repairs.known.borrow_mut().remove(&id);
-            count(&self.counts.repairs_dropped);
+            group.cells.repairs_dropped.increment();
             return;
         }
         let missed = Missed { group: Rc::clone(group), members: members.clone(), key: key.to_vec() };
         self.repairs.waiting.borrow_mut().push_back(missed);
+        group.cells.repairs_waiting.add(1);
         if !self.repairs.running.replace(true)
             && let Some(engine) = self.this.borrow().upgrade()
         {
@@ -147,11 +151,12 @@ impl<B: Backend> Engine<B> {
                     return;
                 }
                 let Some(missed) = self.repairs.waiting.borrow_mut().pop_front() else { break };
+                missed.group.cells.repairs_waiting.add(-1);
                 // From here on another miss of the key counts anew.
                 self.repairs.known.borrow_mut().remove(&lane_of(missed.group.seed, &missed.key));
                 let repaired = self.repair(&missed.group, &missed.members, &missed.key).await;
                 if matches!(&repaired, Repair::NoRecord) || matches!(&repaired, Repair::Left(left) if left.is_empty()) {
-                    count(&self.counts.repairs);
+                    missed.group.cells.repairs.increment();
                 } else {
                     in_vain += 1;
                     self.missed(&missed.group, &missed.key, &missed.members, 0);
@@ -204,7 +209,7 @@ impl<B: Backend> Engine<B> {
         held: &Held,
         needed: usize,
     ) -> bool {
-        count(&self.counts.read_repairs);
+        group.cells.read_repairs.increment();
         let name = Key::new(key, true);
         let Some(newest) = held.newest() else { return false };
         let stale: SmallVec<[usize; 7]> =
@@ -353,7 +358,7 @@ impl<B: Backend> Engine<B> {
                     }
                 }
                 Ok(Answer::Error(text)) => {
-                    count(&self.counts.transfers_refused);
+                    group.cells.transfers_refused.increment();
                     let label = members.get(at).map(|member| self.backend.label(&member.node));
                     let text = String::from_utf8_lossy(text);
                     put.trouble = format!("{}: {text}", label.as_deref().unwrap_or_default());

@@ -16,7 +16,7 @@ use super::lane::{LaneId, Owned, Wish, lane_of};
 use super::proposal::{Key, Proposal, Tried, Work};
 use super::round::may_have_arrived;
 use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
-use super::{Asker, Engine, Group, Members, Request, Taken, count};
+use super::{Asker, Engine, Group, Members, Request, Taken};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::command::replicate::{Blind, KeyRoles, key_roles, null_is_array};
 use crate::command::{Args, Row, absolute, reply};
@@ -195,7 +195,9 @@ impl<B: Backend> Inner<B> {
             }
             Answer::Behind => Vote::Not,
             Answer::Refused(records) => {
-                count(&engine.counts.refusals);
+                if let Some(group) = &self.group {
+                    group.cells.refusals.increment();
+                }
                 let Some(record) = records.first().and_then(|record| Record::decode(record).ok()) else {
                     return Vote::Not;
                 };
@@ -538,6 +540,13 @@ impl<B: Backend> Inner<B> {
         self.generation = self.group.as_ref().map_or(0, |group| group.generation.get());
     }
 
+    /// It is answered, in one round.
+    fn count(&self) {
+        if let Some(group) = &self.group {
+            group.cells.writes_in_one_round.increment();
+        }
+    }
+
     fn is_blind(&self) -> bool {
         matches!(self.kind, Kind::Set { .. } | Kind::Restore { .. })
     }
@@ -661,10 +670,10 @@ impl<B: Backend> Write<B> {
             } else if verdict == Verdict::Refused {
                 let mut out = Vec::new();
                 reply::store_error(&mut out, inner.error.as_deref().unwrap_or_default());
+                inner.count();
                 drop(inner);
                 engine.lanes.disown(lane);
                 engine.lanes.leave(lane);
-                count(&engine.counts.writes_in_one_round);
                 if let Some(asker) = asker {
                     asker.answer(&out);
                 }
@@ -675,12 +684,12 @@ impl<B: Backend> Write<B> {
                 let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
                 let is_chosen = inner.accepted >= majority;
                 self.note_missing(engine, &inner);
+                inner.count();
                 drop(inner);
                 if is_blind && is_chosen {
                     engine.lanes.wrote_blindly(lane, owned);
                 }
                 engine.lanes.leave(lane);
-                count(&engine.counts.writes_in_one_round);
                 if let Some(asker) = asker {
                     asker.answer(if is_blind { b"+OK\r\n" } else { &reply });
                 }
