@@ -25,7 +25,7 @@ use crate::config::{Listener, Rewrite};
 use crate::metrics::{Metrics, Outcome};
 use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::quorum::Level;
-use crate::replication::Engine;
+use crate::replication::{Engine, Group};
 use crate::topology::{Place, View};
 
 use merge::Pool as MergePool;
@@ -114,6 +114,11 @@ impl Coordinator {
     /// The worker drains: what runs for nobody ends.
     pub fn end(&self) {
         self.engine.end();
+    }
+
+    /// The group of a pool with several replicas.
+    pub fn group(&self, pool: usize) -> Option<Rc<Group<Stores>>> {
+        self.groups.get(pool)
     }
 
     /// What replicates.

@@ -13,6 +13,7 @@
 
 mod accept;
 mod fence;
+mod inspect;
 mod lane;
 mod proposal;
 mod read;
@@ -37,6 +38,8 @@ use crate::metrics::ReplicationCells;
 use crate::protocol::resp::Version;
 use crate::quorum::{Adopt, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
+
+pub use inspect::{KeyVersion, State};
 
 use fence::Standing;
 use lane::Lanes;
