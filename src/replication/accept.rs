@@ -8,7 +8,7 @@ use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::round::{Round, Said};
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
 use crate::backend::Backend;
-use crate::protocol::resp::{Version, write_bulk};
+use crate::protocol::resp::write_bulk;
 use crate::quorum::Adopt;
 use crate::version::{ANY_BASE, Ballot, FENCE_KEY, NO_BASE, Record, Script};
 
@@ -68,7 +68,7 @@ impl<B: Backend> Proposal<B> {
     ) -> Accepted {
         let heard = self.send_work(engine, ground, key, words, base, ballot).await;
         if !heard.trouble.is_empty() {
-            self.trouble.clone_from(&heard.trouble);
+            self.note_trouble(heard.trouble.clone());
         }
         let no = Accepted::No { maybe: heard.maybe || !heard.accepted.is_empty(), never: heard.never };
         let Some((first, existed)) = heard
@@ -167,7 +167,7 @@ impl<B: Backend> Proposal<B> {
         write_bulk(out, base);
         write_bulk(out, &ballot.encode());
         write_bulk(out, &self.op_id.0.to_be_bytes());
-        write_bulk(out, if self.version == Version::Resp3 { b"3" } else { b"2" });
+        write_bulk(out, self.shape.resp());
         write_number(out, self.group.record_grace_ms);
         write_number(out, self.group.tombstone_ms);
         if let Some(words) = words {
@@ -191,7 +191,7 @@ impl<B: Backend> Proposal<B> {
         round.ask(at);
         let Some((_, said)) = round.next().await else { return (Ok(Vec::new()), Vec::new()) };
         let reply = match said.as_deref().map(Answer::parse) {
-            Ok(Answer::Applied { reply, .. }) => self.reply_of(reply),
+            Ok(Answer::Applied { reply, .. }) => self.shape.restore(reply).into_owned(),
             Ok(Answer::AppliedNumber { digits, .. }) => [b":", digits, b"\r\n"].concat(),
             _ => Vec::new(),
         };
@@ -214,7 +214,7 @@ impl<B: Backend> Proposal<B> {
         match answer {
             Ok(Answer::Applied { existed, reply }) => {
                 heard.accepted.push((at, existed));
-                heard.reply.get_or_insert_with(|| self.reply_of(reply));
+                heard.reply.get_or_insert_with(|| self.shape.restore(reply).into_owned());
             }
             Ok(Answer::AppliedNumber { existed, digits }) => {
                 heard.accepted.push((at, existed));
@@ -239,14 +239,6 @@ impl<B: Backend> Proposal<B> {
             Err(failure) => heard.trouble = format!("{}: {}", failure.node, failure.cause),
         }
         debug_assert!(ground.term.term() == ballot.term(), "work is sent in the term that was promised");
-    }
-
-    /// A reply as the store would have given it: scripts lose what kind of nothing there was.
-    fn reply_of(&self, reply: &[u8]) -> Vec<u8> {
-        match reply {
-            b"$-1\r\n" if self.null_is_array => b"*-1\r\n".to_vec(),
-            _ => reply.to_vec(),
-        }
     }
 
     /// Brings the state of one replica, under `ballot`, to others; how many took it.
@@ -281,7 +273,7 @@ impl<B: Backend> Proposal<B> {
         match fetched {
             Ok(state) => Some(state),
             Err(trouble) => {
-                self.trouble = trouble;
+                self.note_trouble(trouble);
                 None
             }
         }
@@ -292,7 +284,7 @@ impl<B: Backend> Proposal<B> {
         let Some(name) = self.keys.get(key) else { return 0 };
         let put = engine.put(&self.group, &self.members, &name.name, &name.record, state, b"P", to).await;
         if !put.trouble.is_empty() {
-            self.trouble = put.trouble;
+            self.note_trouble(put.trouble);
         }
         put.held
     }
@@ -395,7 +387,7 @@ impl<B: Backend> Proposal<B> {
         let maybe = maybe_taken(&answer);
         match answer {
             Ok(Answer::Executed { reply, states }) => {
-                let reply = self.reply_of(reply);
+                let reply = self.shape.restore(reply).into_owned();
                 self.reply = Some(reply.clone());
                 let states: Vec<State> = states.iter().map(State::of).collect();
                 let written: SmallVec<[usize; 4]> =
@@ -422,12 +414,12 @@ impl<B: Backend> Proposal<B> {
                 None
             }
             Ok(other) => {
-                self.trouble = engine.other_answer(&self.group, &self.members, runner, &other);
+                self.note_trouble(engine.other_answer(&self.group, &self.members, runner, &other));
                 self.note_try(maybe, ballot, self.base_count(ground), 0);
                 None
             }
             Err(failure) => {
-                self.trouble = format!("{}: {}", failure.node, failure.cause);
+                self.note_trouble(format!("{}: {}", failure.node, failure.cause));
                 self.note_try(maybe, ballot, self.base_count(ground), 0);
                 None
             }
@@ -477,7 +469,7 @@ impl<B: Backend> Proposal<B> {
             write_bulk(out, member.fence().as_bytes());
             write_bulk(out, &ballot.encode());
             write_bulk(out, &self.op_id.0.to_be_bytes());
-            write_bulk(out, if version == Version::Resp3 { b"3" } else { b"2" });
+            write_bulk(out, self.shape.resp());
             write_number(out, self.group.record_grace_ms);
             write_number(out, self.group.tombstone_ms);
             write_number(out, keys.len() as u64);

@@ -63,6 +63,11 @@ impl<B: Backend> Group<B> {
         self.settings.fingerprint ^ xxhash_rust::xxh3::xxh3_64(backend.name(&member.node).as_bytes())
     }
 
+    /// Has the fences looked at soon.
+    pub(super) fn look_at_fences(&self) {
+        self.look_soon.set(true);
+    }
+
     fn all(&self) -> Members<B> {
         self.members.iter().map(Rc::clone).collect()
     }
@@ -108,18 +113,13 @@ impl<B: Backend> Engine<B> {
         group.cells.set_members(group.members.iter().map(|member| (self.backend.name(&member.node), member.votes())));
     }
 
-    /// Has the fences looked at soon.
-    pub(super) fn look_at_fences(&self, group: &Group<B>) {
-        group.look_soon.set(true);
-    }
-
     /// A store answered with a fence that is not the expected one.
     pub(super) fn fenced(&self, group: &Rc<Group<B>>, members: &Members<B>, index: usize, found: &[u8]) {
         group.cells.fenced.increment();
         if let Some(member) = members.get(index) {
             self.believe(group, member, found);
         }
-        self.look_at_fences(group);
+        group.look_at_fences();
     }
 
     /// Says what an answer that decides nothing was, for people; takes a fence from it.

@@ -19,6 +19,7 @@ mod proposal;
 mod read;
 mod repair;
 mod round;
+mod shape;
 mod slow_read;
 mod wire;
 mod write;
@@ -226,6 +227,15 @@ impl Asker {
     }
 }
 
+/// Whether `BITFIELD` has a field whose value may not fit a number of Lua.
+fn is_wide_bitfield<B: Backend>(request: &Request<'_, B>) -> bool {
+    let is_wide = |word: &[u8]| {
+        let Some((b'i' | b'I' | b'u' | b'U', digits)) = word.split_first() else { return false };
+        std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|bits| bits > 53)
+    };
+    request.row.name == "bitfield" && request.args.iter().skip(2).any(is_wide)
+}
+
 /// Says that a replica holds a record that is none of ours.
 fn unreadable<B: Backend>(engine: &Engine<B>, members: &Members<B>, at: usize) -> String {
     let label = members.get(at).map(|member| engine.backend.label(&member.node)).unwrap_or_default();
@@ -327,6 +337,11 @@ impl<B: Backend> Engine<B> {
         match form {
             Form::Read => self.read(request, sink, tag, out),
             Form::Blind(blind) => self.write_blind(request, &blind, sink, tag),
+            Form::Update if is_wide_bitfield(request) => {
+                // Numbers of Lua have 53 bits: better none than wrong ones.
+                reply::refused(out, request.row, "fields wider than 53 bits lose digits in a replicated pool");
+                Taken::Answered
+            }
             Form::Update => self.update(request, sink, tag),
             Form::Opaque => self.opaque(request, sink, tag),
             // The store refuses it in its own words and touches nothing.

@@ -1,6 +1,6 @@
 //! A write in several rounds: ask for the right to write, then write on top of the newest state of a quorum.
 //!
-//! CASPaxos (Rystsov, 2018) with the operation sent where the state is the base, and the state sent where it is not. A
+//! `CASPaxos` (Rystsov, 2018) with the operation sent where the state is the base, and the state sent where it is not. A
 //! proposal without work brings the newest state to a quorum: that is how what others left half done is finished.
 //!
 //! # Invariants
@@ -9,6 +9,7 @@
 //!   known never to have taken it; else its outcome is unknown.
 //! - All tries together have one deadline, and pauses between them are jittered.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use smallvec::SmallVec;
 use super::accept::Accepted;
 use super::lane::{Held, Owned};
 use super::round::{Round, may_have_arrived, sleep};
+use super::shape::Shape;
 use super::wire::{Answer, Words, write_script};
 use super::{Asker, Engine, Group, Members};
 use crate::backend::Backend;
@@ -81,10 +83,10 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) tried: Option<Tried>,
     /// What a replica that ran it has answered.
     pub(super) reply: Option<Vec<u8>>,
-    pub(super) null_is_array: bool,
+    pub(super) shape: Shape,
     pub(super) asker: Option<Asker>,
     /// What went wrong last, for people.
-    pub(super) trouble: String,
+    pub(super) trouble: RefCell<String>,
 }
 
 /// How a proposal ended.
@@ -150,10 +152,14 @@ impl<B: Backend> Proposal<B> {
             deadline: engine.deadline(group),
             tried: None,
             reply: None,
-            null_is_array: false,
+            shape: Shape::default(),
             asker: None,
-            trouble: String::new(),
+            trouble: RefCell::default(),
         }
+    }
+
+    pub(super) fn note_trouble(&self, trouble: String) {
+        *self.trouble.borrow_mut() = trouble;
     }
 
     pub(super) fn majority(&self) -> usize {
@@ -178,11 +184,11 @@ impl<B: Backend> Proposal<B> {
             End::Refused(text) => reply::store_error(&mut out, &text),
             End::Unknown => {
                 self.group.cells.unknown.increment();
-                reply::unknown_outcome(&mut out, &self.trouble);
+                reply::unknown_outcome(&mut out, self.trouble.borrow());
             }
             End::NotApplied => {
                 self.group.cells.no_replicas.increment();
-                reply::no_replicas(&mut out, &self.trouble);
+                reply::no_replicas(&mut out, self.trouble.borrow());
             }
         }
         asker.answer(&out);
@@ -204,12 +210,12 @@ impl<B: Backend> Proposal<B> {
                 }
                 Some(End::Unknown) => {
                     self.group.cells.unknown.increment();
-                    reply::unknown_outcome(&mut out, &self.trouble);
+                    reply::unknown_outcome(&mut out, self.trouble.borrow());
                     break;
                 }
                 _ if engine.is_late(self.deadline) => {
                     self.group.cells.no_replicas.increment();
-                    reply::no_replicas(&mut out, &self.trouble);
+                    reply::no_replicas(&mut out, self.trouble.borrow());
                     break;
                 }
                 _ => sleep(&engine.backend, PAUSE_MIN).await,
@@ -244,13 +250,13 @@ impl<B: Backend> Proposal<B> {
                     records.iter().filter_map(|record| Record::decode(record).ok()).for_each(|it| engine.saw(&it));
                     return None;
                 }
-                Ok(other) => self.trouble = engine.other_answer(&self.group, &self.members, at, &other),
+                Ok(other) => self.note_trouble(engine.other_answer(&self.group, &self.members, at, &other)),
                 // It may have run: another replica is not asked, lest it runs twice.
                 Err(failure) if may_have_arrived(&failure.cause) => {
-                    self.trouble = format!("{}: {}", failure.node, failure.cause);
+                    self.note_trouble(format!("{}: {}", failure.node, failure.cause));
                     return Some(End::Unknown);
                 }
-                Err(failure) => self.trouble = format!("{}: {}", failure.node, failure.cause),
+                Err(failure) => self.note_trouble(format!("{}: {}", failure.node, failure.cause)),
             }
         }
         None
@@ -286,7 +292,7 @@ impl<B: Backend> Proposal<B> {
                 self.reply = None;
             }
             Search::Unclear => {
-                "whether an earlier try was applied cannot be told any more".clone_into(&mut self.trouble);
+                self.note_trouble("whether an earlier try was applied cannot be told any more".to_owned());
                 return Some(End::Unknown);
             }
             Search::Found => return self.complete(engine, &mut ground, held).await,
@@ -313,8 +319,9 @@ impl<B: Backend> Proposal<B> {
         let voters: SmallVec<[usize; 7]> =
             (0..members.len()).filter(|at| members.get(*at).is_some_and(|member| member.votes())).collect();
         if voters.len() < majority {
-            self.trouble = format!("{} of {} replicas can vote, {majority} are needed", voters.len(), members.len());
-            engine.look_at_fences(&group);
+            let few = format!("{} of {} replicas can vote, {majority} are needed", voters.len(), members.len());
+            self.note_trouble(few);
+            group.look_at_fences();
             return None;
         }
         let term = engine.next_ballot();
@@ -337,44 +344,7 @@ impl<B: Backend> Proposal<B> {
         for voter in &voters {
             round.ask(*voter);
         }
-        let mut promises: Vec<Promise> = Vec::new();
-        let mut trouble = String::new();
-        let mut left = voters.len();
-        let mut unclear = false;
-        while let Some((member, said)) = round.next().await {
-            left -= 1;
-            match said.as_deref().map(Answer::parse) {
-                Ok(Answer::Promised(found)) if found.len() == keys.len() => {
-                    let read = |(record, exists): &(&[u8], bool)| Some((Record::decode(record).ok()?, *exists));
-                    match found.iter().map(read).collect::<Option<_>>() {
-                        Some(records) => promises.push(Promise { member, records }),
-                        None => trouble = super::unreadable(engine, &members, member),
-                    }
-                }
-                Ok(Answer::Refused(records)) => {
-                    self.group.cells.refusals.increment();
-                    for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
-                        engine.saw(&record);
-                    }
-                    "other writers are at work on the key".clone_into(&mut trouble);
-                }
-                Ok(answer) => trouble = engine.other_answer(&group, &members, member, &answer),
-                Err(failure) => trouble = format!("{}: {}", failure.node, failure.cause),
-            }
-            if promises.len() >= majority {
-                let search = self.search(&promises);
-                unclear = matches!(search, Search::Unclear);
-                if !unclear || left == 0 {
-                    break;
-                }
-            } else if promises.len() + left < majority {
-                break;
-            }
-        }
-        if promises.len() < majority {
-            self.trouble = if trouble.is_empty() { self.trouble.clone() } else { trouble };
-            return None;
-        }
+        let (promises, search) = self.collect(engine, &round, voters.len()).await?;
         if generation != group.generation.get() {
             return None;
         }
@@ -387,8 +357,46 @@ impl<B: Backend> Proposal<B> {
         for record in &newest {
             engine.saw(record);
         }
-        let search = if unclear { Search::Unclear } else { self.search(&promises) };
         Some((Ground { term, generation, promises, newest }, search))
+    }
+
+    /// Gathers promises until a majority gave one and, if it can be told at all, it is known what became of an earlier
+    /// try. None if there is no majority.
+    async fn collect(&self, engine: &Engine<B>, round: &Round<'_, B>, asked: usize) -> Option<(Vec<Promise>, Search)> {
+        let majority = self.majority();
+        let mut promises: Vec<Promise> = Vec::new();
+        let mut left = asked;
+        while let Some((member, said)) = round.next().await {
+            left -= 1;
+            match said.as_deref().map(Answer::parse) {
+                Ok(Answer::Promised(found)) if found.len() == self.keys.len() => {
+                    let read = |(record, exists): &(&[u8], bool)| Some((Record::decode(record).ok()?, *exists));
+                    match found.iter().map(read).collect::<Option<_>>() {
+                        Some(records) => promises.push(Promise { member, records }),
+                        None => self.note_trouble(super::unreadable(engine, &self.members, member)),
+                    }
+                }
+                Ok(Answer::Refused(records)) => {
+                    self.group.cells.refusals.increment();
+                    for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
+                        engine.saw(&record);
+                    }
+                    self.note_trouble("other writers are at work on the key".to_owned());
+                }
+                Ok(answer) => self.note_trouble(engine.other_answer(&self.group, &self.members, member, &answer)),
+                Err(failure) => self.note_trouble(format!("{}: {}", failure.node, failure.cause)),
+            }
+            if promises.len() + left < majority {
+                return None;
+            }
+            if promises.len() >= majority {
+                let search = self.search(&promises);
+                if left == 0 || !matches!(search, Search::Unclear) {
+                    return Some((promises, search));
+                }
+            }
+        }
+        None
     }
 
     /// Looks for an earlier try in what a quorum holds.
@@ -424,13 +432,11 @@ impl<B: Backend> Proposal<B> {
             }
         }
         self.remember(ground, held);
-        Some(match self.reply.take() {
-            Some(reply) => End::Done(reply),
-            None => {
-                "it was applied, but its reply is lost".clone_into(&mut self.trouble);
-                End::Unknown
-            }
-        })
+        let Some(reply) = self.reply.take() else {
+            self.note_trouble("it was applied, but its reply is lost".to_owned());
+            return Some(End::Unknown);
+        };
+        Some(End::Done(reply))
     }
 
     /// An update, or nothing: sent to all replicas.

@@ -439,12 +439,11 @@ impl<B: Backend> ReplySink for Read<B> {
         let index = (tag.part % VALUE) as usize;
         let mut inner = self.inner.borrow_mut();
         let next = match (inner.stage, &piece) {
-            (Stage::Over, _) => return Flow::Continue,
             (Stage::Passing, _) if is_value => {
                 drop(inner);
                 return self.pass(&engine, piece);
             }
-            (Stage::Passing, _) => return Flow::Continue,
+            (Stage::Over | Stage::Passing, _) => return Flow::Continue,
             (Stage::Asking, Piece::Whole(reply)) if is_value => inner.valued(&engine, index, reply, true),
             (Stage::Asking, Piece::Begin(reply)) if is_value => inner.valued(&engine, index, reply, false),
             (Stage::Asking, Piece::Whole(reply)) => inner.probed(&engine, index, reply),

@@ -187,8 +187,8 @@ impl<B: Backend> Engine<B> {
             return Repair::Left(stale);
         }
         let Some(source) = held.holders(newest).next() else { return Repair::TooFew };
-        let Ok(state) = self.fetch(group, members, key, &name.record, source).await else { return Repair::TooFew };
-        let put = self.put(group, members, key, &name.record, &state, b"W", &stale).await;
+        let Ok(whole) = self.fetch(group, members, key, &name.record, source).await else { return Repair::TooFew };
+        let put = self.put(group, members, key, &name.record, &whole, b"W", &stale).await;
         if put.promised && !self.settle(Proposal::identity(self, group, members, key)).await {
             return Repair::TooFew;
         }

@@ -83,7 +83,7 @@ impl<B: Backend> Engine<B> {
         let needed = usize::from(question.level.read_acks(group.quorums()));
         let voters = members.iter().filter(|member| member.votes()).count();
         if voters < needed {
-            self.look_at_fences(group);
+            group.look_at_fences();
             return Look::Again(format!("{voters} of {} replicas can vote, {needed} are needed", members.len()));
         }
         let generation = group.generation.get();

@@ -15,10 +15,11 @@ use smallvec::SmallVec;
 use super::lane::{LaneId, Owned, Wish, lane_of};
 use super::proposal::{Key, Proposal, Tried, Work};
 use super::round::may_have_arrived;
+use super::shape::Shape;
 use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
 use super::{Asker, Engine, Group, Members, Request, Taken};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
-use crate::command::replicate::{Blind, KeyRoles, key_roles, null_is_array};
+use crate::command::replicate::{Blind, KeyRoles, key_roles};
 use crate::command::{Args, Row, absolute, reply};
 use crate::protocol::resp::{Version, write_bulk};
 use crate::quorum::Level;
@@ -98,7 +99,7 @@ struct Inner<B: Backend> {
     split: bool,
     trusted: usize,
     error: Option<Vec<u8>>,
-    null_is_array: bool,
+    shape: Shape,
     /// Answers that come in pieces.
     partial: Vec<(usize, Vec<u8>)>,
 }
@@ -142,7 +143,7 @@ impl<B: Backend> Inner<B> {
                 write_bulk(out, &base);
                 write_bulk(out, &self.ballot.encode());
                 write_bulk(out, &self.op_id.0.to_be_bytes());
-                write_bulk(out, if self.version == Version::Resp3 { b"3" } else { b"2" });
+                write_bulk(out, self.shape.resp());
                 write_number(out, group.record_grace_ms);
                 write_number(out, group.tombstone_ms);
                 out.extend_from_slice(self.load());
@@ -185,8 +186,7 @@ impl<B: Backend> Inner<B> {
             }
             Answer::Accepted => Vote::Accepted,
             Answer::Applied { existed, reply } => {
-                let nothing = self.null_is_array && *reply == b"$-1\r\n";
-                self.took(index, *existed, &[if nothing { b"*-1\r\n" } else { reply }]);
+                self.took(index, *existed, &[&self.shape.restore(reply)]);
                 Vote::Accepted
             }
             Answer::AppliedNumber { existed, digits } => {
@@ -361,9 +361,9 @@ impl<B: Backend> Engine<B> {
             deadline: self.deadline(request.group),
             tried: None,
             reply: None,
-            null_is_array: null_is_array(request.row, &request.args),
+            shape: Shape::of(request.row, &request.args, request.version),
             asker: Some(Asker { sink: Rc::clone(sink), tag }),
-            trouble: String::new(),
+            trouble: RefCell::default(),
         }
     }
 
@@ -440,7 +440,7 @@ impl<B: Backend> Engine<B> {
             inner.kind = Kind::Update { words: words.count };
             inner.version = proposal.version;
             inner.needed = proposal.needed;
-            inner.null_is_array = proposal.null_is_array;
+            inner.shape = proposal.shape;
             inner.ballot = ballot;
             inner.base = base;
             inner.op_id = proposal.op_id;
@@ -512,7 +512,7 @@ impl<B: Backend> Engine<B> {
                 split: false,
                 trusted: 0,
                 error: None,
-                null_is_array: false,
+                shape: Shape::default(),
                 partial: Vec::new(),
             }),
         })
@@ -540,10 +540,25 @@ impl<B: Backend> Inner<B> {
         self.generation = self.group.as_ref().map_or(0, |group| group.generation.get());
     }
 
-    /// It is answered, in one round.
+    fn is_under_the_same_fences(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.generation.get() == self.generation)
+    }
+
+    /// It is answered after one round.
     fn count(&self) {
         if let Some(group) = &self.group {
             group.cells.writes_in_one_round.increment();
+        }
+    }
+
+    /// Replicas that have said by now that they did not take it are repaired.
+    fn note_missing(&self, engine: &Engine<B>) {
+        let Some(group) = &self.group else { return };
+        for index in 0..self.members.len() {
+            let vote = self.votes.get(index).copied().unwrap_or(Vote::None);
+            if !matches!(vote, Vote::Accepted | Vote::Waiting) {
+                engine.missed(group, self.key(), &self.members, index);
+            }
         }
     }
 
@@ -570,9 +585,9 @@ impl<B: Backend> Inner<B> {
             deadline: engine.deadline(group),
             tried,
             reply,
-            null_is_array: self.null_is_array,
+            shape: self.shape,
             asker: self.asker.clone(),
-            trouble: String::new(),
+            trouble: RefCell::default(),
         })
     }
 
@@ -642,74 +657,83 @@ impl<B: Backend> Write<B> {
         inner.group = Some(Rc::clone(request.group));
         inner.members.clone_from(&request.members);
         inner.asker = Some(Asker { sink: Rc::clone(sink), tag });
-        inner.null_is_array = !inner.is_blind() && null_is_array(request.row, &request.args);
+        inner.shape =
+            if inner.is_blind() { Shape::default() } else { Shape::of(request.row, &request.args, request.version) };
         inner.begin();
     }
 
     /// Looks at the votes after each of them.
     fn look(self: &Rc<Self>, engine: &Rc<Engine<B>>) {
-        let mut inner = self.inner.borrow_mut();
-        let verdict = inner.verdict();
-        if verdict != Verdict::Wait {
-            inner.stage = Stage::Over;
-            let lane = inner.lane;
-            let asker = inner.asker.clone();
-            let trouble = match verdict {
-                Verdict::Done if inner.generation == inner.group.as_ref().map_or(0, |it| it.generation.get()) => None,
-                Verdict::Refused => None,
-                _ => Some(inner.tried()),
-            };
-            if let Some(tried) = trouble {
-                let proposal = inner.proposal(engine, tried);
-                let serial = inner.serial;
-                drop(inner);
-                engine.lanes.disown(lane);
-                if let Some(proposal) = proposal {
-                    engine.go_on(proposal, lane, serial);
-                }
-            } else if verdict == Verdict::Refused {
-                let mut out = Vec::new();
-                reply::store_error(&mut out, inner.error.as_deref().unwrap_or_default());
-                inner.count();
-                drop(inner);
-                engine.lanes.disown(lane);
-                engine.lanes.leave(lane);
-                if let Some(asker) = asker {
-                    asker.answer(&out);
-                }
-            } else {
-                let reply = std::mem::take(&mut inner.reply);
-                let is_blind = inner.is_blind();
-                let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
-                let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
-                let is_chosen = inner.accepted >= majority;
-                self.note_missing(engine, &inner);
-                inner.count();
-                drop(inner);
-                if is_blind && is_chosen {
-                    engine.lanes.wrote_blindly(lane, owned);
-                }
-                engine.lanes.leave(lane);
-                if let Some(asker) = asker {
-                    asker.answer(if is_blind { b"+OK\r\n" } else { &reply });
-                }
-                self.inner.borrow_mut().reply = reply;
-            }
-        } else {
-            drop(inner);
+        let verdict = self.inner.borrow().verdict();
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::Done if self.inner.borrow().is_under_the_same_fences() => self.done(engine),
+            Verdict::Refused => self.refused(engine),
+            Verdict::Done | Verdict::Propose => self.go_on(engine),
         }
         self.recycle(engine);
     }
 
-    /// Replicas that have said by now that they did not take it.
-    fn note_missing(&self, engine: &Rc<Engine<B>>, inner: &Inner<B>) {
-        let Some(group) = &inner.group else { return };
-        for (index, _) in inner.members.iter().enumerate() {
-            let vote = inner.votes.get(index).copied().unwrap_or(Vote::None);
-            if !matches!(vote, Vote::Accepted | Vote::Waiting) {
-                engine.missed(group, inner.key(), &inner.members, index);
-            }
+    /// Enough replicas have it.
+    fn done(&self, engine: &Rc<Engine<B>>) {
+        let (reply, asker, owned, lane) = {
+            let mut inner = self.inner.borrow_mut();
+            inner.stage = Stage::Over;
+            inner.note_missing(engine);
+            inner.count();
+            let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
+            let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
+            let is_base = inner.is_blind() && inner.accepted >= majority;
+            let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));
+            (reply, inner.asker.clone(), is_base.then_some(owned), inner.lane)
+        };
+        if let Some(owned) = owned {
+            engine.lanes.wrote_blindly(lane, owned);
         }
+        engine.lanes.leave(lane);
+        if let Some(asker) = asker {
+            asker.answer(reply.as_deref().unwrap_or(b"+OK\r\n"));
+        }
+        if let Some(reply) = reply {
+            self.inner.borrow_mut().reply = reply;
+        }
+    }
+
+    /// The command failed where its base is at a quorum.
+    fn refused(&self, engine: &Rc<Engine<B>>) {
+        let (error, asker, lane) = {
+            let mut inner = self.inner.borrow_mut();
+            inner.stage = Stage::Over;
+            inner.count();
+            (inner.error.take(), inner.asker.clone(), inner.lane)
+        };
+        engine.lanes.disown(lane);
+        engine.lanes.leave(lane);
+        let mut out = Vec::new();
+        reply::store_error(&mut out, error.as_deref().unwrap_or_default());
+        if let Some(asker) = asker {
+            asker.answer(&out);
+        }
+    }
+
+    /// It goes on in several rounds, at its place in the lane.
+    fn go_on(&self, engine: &Rc<Engine<B>>) {
+        let (proposal, lane, serial) = {
+            let mut inner = self.inner.borrow_mut();
+            inner.stage = Stage::Over;
+            let tried = inner.tried();
+            (inner.proposal(engine, tried), inner.lane, inner.serial)
+        };
+        engine.lanes.disown(lane);
+        let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
+        // Only now, so that nothing gets in between.
+        engine.lanes.leave(lane);
+        let Some(proposal) = proposal else { return };
+        let own = Rc::clone(engine);
+        engine.spawn(async move {
+            let held = waiting.await;
+            proposal.run(own, held).await;
+        });
     }
 
     /// Keeps it for the next write, when nothing is due to it any more.
@@ -732,20 +756,6 @@ impl<B: Backend> Write<B> {
         if done.len() < POOLED_MAX {
             done.push(Rc::clone(self));
         }
-    }
-}
-
-impl<B: Backend> Engine<B> {
-    /// A write that one round did not do goes on in several, at its place in the lane.
-    fn go_on(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
-        let waiting = self.lanes.wait(&[lane], serial, Wish::Exclusive);
-        // Only now, so that nothing gets in between.
-        self.lanes.leave(lane);
-        let engine = Rc::clone(self);
-        self.spawn(async move {
-            let held = waiting.await;
-            proposal.run(engine, held).await;
-        });
     }
 }
 

@@ -29,4 +29,6 @@ mod quoit_commands;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod replication;
+#[cfg(test)]
 mod support;

@@ -29,11 +29,11 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 
 fn source() -> impl Strategy<Value = Record> {
     let ids = proptest::collection::vec(1..5_u64, 0..8);
-    (ballot(), any::<Option<[u8; 5]>>(), proptest::option::of(ballot()), ids, any::<(bool, bool)>()).prop_map(
-        |(accepted, prior, promised, ids, (tombstone, expires))| {
+    (ballot(), any::<Option<[u8; 5]>>(), proptest::option::of(ballot()), ids, any::<(bool, bool, bool)>()).prop_map(
+        |(accepted, prior, promised, ids, (tombstone, expires, transferred))| {
             let count = u32::try_from(ids.len()).unwrap();
             let promised = promised.map(Ballot::term).filter(|promised| *promised > accepted.term());
-            Record { accepted, promised, prior, tombstone, expires, count, ids: ids.into() }
+            Record { accepted, promised, prior, tombstone, expires, transferred, count, ids: ids.into() }
         },
     )
 }
@@ -59,7 +59,7 @@ fn expected(old: &Record, step: &Step) -> (char, Record) {
     let keeps = |ballot: Ballot| old.is_blind() && old.accepted.writer() == ballot.writer();
     match step {
         Step::Blind(ballot) if open(*ballot) => {
-            let prior = if keeps(*ballot) { old.prior } else { prior(old.accepted) };
+            let prior = if keeps(*ballot) && !old.transferred { old.prior } else { prior(old.accepted) };
             ('1', Record { accepted: *ballot, prior, ..Record::default() })
         }
         Step::Prepare(ballot) if ballot.term() > old.promised.unwrap_or(old.accepted.term()) => {
@@ -88,7 +88,7 @@ fn expected(old: &Record, step: &Step) -> (char, Record) {
                 return ('R', old.clone());
             }
             let prior = if source.is_blind() && keeps(source.accepted) { old.prior } else { prior(old.accepted) };
-            ('1', Record { prior, promised: None, ..source.clone() })
+            ('1', Record { prior, promised: None, transferred: true, ..source.clone() })
         }
         Step::Blind(_) | Step::Prepare(_) | Step::Apply { .. } => ('R', old.clone()),
     }

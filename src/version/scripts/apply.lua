@@ -12,12 +12,15 @@ local accepted = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local blank, f, at = accepted, 0, 20
 if old then
   accepted, f = sub(old, 2, 19), byte(old)
-  local newer = false
-  for i = 1, 18 do
-    local a, b = byte(ballot, i), byte(accepted, i)
-    if a ~= b then newer = a > b break end
+  -- The milliseconds at once, what follows them byte by byte. Not as strings: their order is the locale's.
+  local a, b, c, d, e, g = byte(ballot, 1, 6)
+  local h, i, j, k, l, m = byte(old, 2, 7)
+  local ahead = (((((a - h) * 256 + b - i) * 256 + c - j) * 256 + d - k) * 256 + e - l) * 256 + g - m
+  for n = 7, ahead == 0 and 18 or 0 do
+    local x, y = byte(ballot, n), byte(old, n + 1)
+    if x ~= y then ahead = x - y break end
   end
-  if not newer then return {'R', old} end
+  if ahead <= 0 then return {'R', old} end
   if f % 8 >= 4 then at = 25 end
   if f % 4 >= 2 then
     for i = 1, 16 do

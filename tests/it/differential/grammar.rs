@@ -162,6 +162,8 @@ pub(super) const SEVERAL_KEYS: &[&str] = &[
     "COPY $any $any |REPLACE",
     "DEL $any $any $any",
     "EXISTS $any $any $any",
+    "GEORADIUS $geo longitude latitude radius km |ASC |STORE_$geo|STOREDIST_$geo",
+    "GEORADIUSBYMEMBER $geo field radius km |ASC |STORE_$geo",
     "GEOSEARCHSTORE $geo $geo FROMLONLAT longitude latitude BYRADIUS radius km",
     "LCS $string $string |LEN|IDX",
     "LMOVE $list $list LEFT|RIGHT LEFT|RIGHT",

@@ -5,6 +5,7 @@
 //! With three nodes the reference is a store of its own, and unordered replies are compared as sets.
 
 mod grammar;
+mod replicated;
 
 use std::collections::{BTreeMap, BTreeSet};
 

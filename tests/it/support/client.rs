@@ -294,6 +294,12 @@ impl Client {
         self.command_raw(arguments).value
     }
 
+    /// The same, where the connection may break.
+    pub(crate) fn try_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> io::Result<Value> {
+        self.try_send(&encode(arguments))?;
+        self.try_receive().map(|reply| reply.value)
+    }
+
     #[track_caller]
     pub(crate) fn command_raw<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Reply {
         self.send(&encode(arguments));

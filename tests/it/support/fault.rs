@@ -1,5 +1,6 @@
 //! A TCP relay that misbehaves on command: it stands between the proxy and a store.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +22,8 @@ pub(crate) enum Fault {
     Refuse,
     /// Replies are taken and go nowhere, nor does what comes after them on their connection.
     Swallow,
+    /// Requests are taken and go nowhere, nor does what comes after them on their connection.
+    Lose,
     /// Requests are taken slowly: 16 KiB at most, then this long none.
     Slow(Duration),
 }
@@ -29,7 +32,8 @@ struct Shared {
     fault: Mutex<Fault>,
     accepted: AtomicU64,
     stopped: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    /// Both ends of each connection, by its number.
+    open: Mutex<BTreeMap<u64, [TcpStream; 2]>>,
 }
 
 /// The relay; it ends with its value.
@@ -46,7 +50,7 @@ impl FaultProxy {
             fault: Mutex::new(Fault::None),
             accepted: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
-            open: Mutex::new(Vec::new()),
+            open: Mutex::new(BTreeMap::new()),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, store, &accepting));
@@ -68,9 +72,8 @@ impl FaultProxy {
 
     /// Breaks every connection that is open now.
     pub(crate) fn cut_all(&self) {
-        for stream in self.shared.open.lock().expect("no thread panics with it").drain(..) {
-            // Fails only when it is closed already.
-            drop(stream.shutdown(Shutdown::Both));
+        for streams in self.shared.open.lock().expect("no thread panics with it").values() {
+            streams.iter().for_each(close);
         }
     }
 }
@@ -82,6 +85,11 @@ impl Drop for FaultProxy {
         // Wakes the accepting thread, which then sees that it is over.
         drop(TcpStream::connect(self.address));
     }
+}
+
+fn close(stream: &TcpStream) {
+    // Fails only when it is closed already.
+    drop(stream.shutdown(Shutdown::Both));
 }
 
 /// Its connections have a small receive buffer, so that a sender notices soon when nobody reads.
@@ -99,7 +107,7 @@ fn accept(listener: &TcpListener, store: SocketAddr, shared: &Arc<Shared>) {
             return;
         }
         let Ok(client) = client else { continue };
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
         if *shared.fault.lock().expect("no thread panics with it") == Fault::Refuse {
             continue;
         }
@@ -107,14 +115,18 @@ fn accept(listener: &TcpListener, store: SocketAddr, shared: &Arc<Shared>) {
         // No delay of our own: a relay that coalesces would hide split replies.
         for stream in [&client, &store] {
             drop(stream.set_nodelay(true));
-            let handle = stream.try_clone().expect("a socket can be cloned");
-            shared.open.lock().expect("no thread panics with it").push(handle);
         }
-        let pair =
-            (client.try_clone().expect("a socket can be cloned"), store.try_clone().expect("a socket can be cloned"));
+        let clone = |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
+        let ends = [clone(&client), clone(&store)];
+        shared.open.lock().expect("no thread panics with it").insert(number, ends);
+        let pair = (clone(&client), clone(&store));
         let (requests, replies) = (Arc::clone(shared), Arc::clone(shared));
         thread::spawn(move || relay(client, store, &requests, Direction::Requests));
-        thread::spawn(move || relay(pair.1, pair.0, &replies, Direction::Replies));
+        thread::spawn(move || {
+            relay(pair.1, pair.0, &replies, Direction::Replies);
+            // Both directions end together.
+            replies.open.lock().expect("no thread panics with it").remove(&number);
+        });
     }
 }
 
@@ -132,11 +144,13 @@ fn relay(mut from: TcpStream, mut to: TcpStream, shared: &Shared, direction: Dir
         }
         let fault = *shared.fault.lock().expect("no thread panics with it");
         let (mut count, mut cut) = (count, false);
+        // TCP loses nothing in the middle: a gap would be a peer that is out of step.
+        if swallowed {
+            continue;
+        }
         if direction == Direction::Replies {
             match fault {
-                // TCP loses nothing in the middle: a gap would be a store that answers out of step.
-                _ if swallowed => continue,
-                Fault::None | Fault::Refuse | Fault::Slow(_) => {}
+                Fault::None | Fault::Refuse | Fault::Lose | Fault::Slow(_) => {}
                 Fault::Delay(delay) => thread::sleep(delay),
                 Fault::CutAfter(limit) => {
                     let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX);
@@ -151,13 +165,14 @@ fn relay(mut from: TcpStream, mut to: TcpStream, shared: &Shared, direction: Dir
             }
         } else if let Fault::Slow(pause) = fault {
             thread::sleep(pause);
+        } else if fault == Fault::Lose {
+            swallowed = true;
+            continue;
         }
         if to.write_all(&chunk[..count]).is_err() || cut {
             break;
         }
         passed += u64::try_from(count).expect("a chunk is small");
     }
-    for stream in [&from, &to] {
-        drop(stream.shutdown(Shutdown::Both));
-    }
+    [&from, &to].into_iter().for_each(close);
 }

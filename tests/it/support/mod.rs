@@ -1,11 +1,13 @@
 //! What the tests stand on: stores, the proxy, a client that keeps bytes, faults, and waiting for a condition.
 
 mod client;
+mod cluster;
 mod fault;
 mod fleet;
 mod load;
 mod quoit;
 mod redis;
+mod replicas;
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -14,11 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Reply, Value, encode};
+pub(crate) use cluster::{Cluster, Reach, all_serve, is_refused, is_unknown, replicas_converge};
 pub(crate) use fault::{Fault, FaultProxy};
 pub(crate) use fleet::{Fleet, keys_by_store};
 pub(crate) use load::{Expect, Load};
 pub(crate) use quoit::{Quoit, QuoitConfig};
-pub(crate) use redis::{Program, RedisServer};
+pub(crate) use redis::{DURABLE, Program, RedisServer};
+pub(crate) use replicas::{contents, record_key};
 
 /// How long anything that must come may take: far more than it needs, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! The proxy under test: the built binary, serving a file in a directory of its own.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use super::{PATIENCE, Signal, eventually, free_port, process_bytes, signal};
 #[derive(Clone, Debug)]
 pub(crate) struct QuoitConfig {
     pub(crate) workers: usize,
+    /// On how many nodes of the pool each key is.
+    pub(crate) replicas: usize,
     /// Name and address of each node.
     pub(crate) nodes: Vec<(String, String)>,
     /// Lines of the `[[pool]]` table, such as `service_timeout_ms = 500`.
@@ -29,19 +31,33 @@ pub(crate) struct QuoitConfig {
     pub(crate) proxy: String,
     /// Whole tables after `[pool.ring]`, such as `[pool.breaker]`.
     pub(crate) tables: String,
+    /// What the process finds in its environment beside what the test has in its own.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl QuoitConfig {
     pub(crate) fn new<N: Into<String>, A: ToString>(nodes: impl IntoIterator<Item = (N, A)>) -> Self {
         Self {
             workers: 2,
+            replicas: 1,
             nodes: nodes.into_iter().map(|(name, address)| (name.into(), address.to_string())).collect(),
             pool: String::new(),
             listener: String::new(),
             node: String::new(),
             proxy: String::new(),
             tables: String::new(),
+            environment: Vec::new(),
         }
+    }
+
+    pub(crate) fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    pub(crate) fn environment(mut self, name: &'static str, value: &impl ToString) -> Self {
+        self.environment.push((name, value.to_string()));
+        self
     }
 
     pub(crate) fn workers(mut self, workers: usize) -> Self {
@@ -81,11 +97,11 @@ impl QuoitConfig {
 
     /// The file as it stands on the disk.
     pub(crate) fn text(&self, listener_port: u16, admin_port: u16) -> String {
-        let Self { workers, nodes, pool, listener, node, proxy, tables } = self;
+        let Self { workers, replicas, nodes, pool, listener, node, proxy, tables, environment: _ } = self;
         let mut text = format!(
             "[proxy]\nworkers = {workers}\n{proxy}\n[admin]\nbind = \"127.0.0.1:{admin_port}\"\n\n\
              [[listener]]\nbind = \"127.0.0.1:{listener_port}\"\nprotocol = \"redis\"\npool = \"main\"\n{listener}\n\
-             [[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = 1\n{pool}\n\
+             [[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = {replicas}\n{pool}\n\
              [pool.ring]\nplacement = \"ketama\"\nhash_tag = \"{{}}\"\n\n{tables}\n"
         );
         for (name, address) in nodes {
@@ -109,6 +125,7 @@ pub(crate) struct Quoit {
     directory: TempDir,
     listener: SocketAddr,
     admin: SocketAddr,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Quoit {
@@ -141,17 +158,13 @@ impl Quoit {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let (listener_port, admin_port) = (free_port(), free_port());
             lay_out(directory.path(), &config.text(listener_port, admin_port));
-            let log = File::create(directory.path().join("log")).expect("the log can be written");
-            let child = command(env!("CARGO_BIN_EXE_quoit"))
-                .args(["serve", "--config"])
-                .arg(directory.path().join("quoit.toml"))
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().expect("a second handle"))
-                .stderr(log)
-                .spawn()
-                .expect("quoit starts");
+            let mut command = command(env!("CARGO_BIN_EXE_quoit"));
+            command.envs(config.environment.iter().map(|(name, value)| (name, value)));
+            let child = spawn(&mut command, directory.path());
             let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-            let mut quoit = Self { child, directory, listener: loopback(listener_port), admin: loopback(admin_port) };
+            let environment = config.environment.clone();
+            let (listener, admin) = (loopback(listener_port), loopback(admin_port));
+            let mut quoit = Self { child, directory, listener, admin, environment };
             if quoit.becomes_ready() {
                 return quoit;
             }
@@ -159,6 +172,26 @@ impl Quoit {
             assert!(log.contains("in use"), "quoit ended before it was ready:\n{log}");
         }
         panic!("quoit found its ports taken three times");
+    }
+
+    /// SIGKILL and wait: what it was doing is left as it is.
+    pub(crate) fn kill9(&mut self) {
+        stop(&mut self.child);
+    }
+
+    /// Starts again with the same file and the same ports, after `kill9` or an end of its own.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
+        stop(&mut self.child);
+        eventually("quoit is back on its ports", PATIENCE, || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_quoit"));
+            command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+            self.child = spawn(&mut command, self.directory.path());
+            let ready = self.becomes_ready();
+            let log = self.log();
+            assert!(ready || log.contains("in use"), "quoit ended before it was ready:\n{log}");
+            ready
+        });
     }
 
     fn becomes_ready(&mut self) -> bool {
@@ -257,6 +290,13 @@ impl Quoit {
         Ok(HttpReply { status: status.ok_or(io::ErrorKind::InvalidData)?, body: body.to_owned() })
     }
 
+    /// Every sample of the page of metrics: name with labels, and the value.
+    pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
+        let page = self.admin("GET", "/metrics").body;
+        let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+        samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+
     /// The samples of one metric: the text of its labels, and the value.
     pub(crate) fn metric(&self, name: &str) -> Vec<(String, f64)> {
         let page = self.admin("GET", "/metrics").body;
@@ -277,6 +317,19 @@ impl Quoit {
         assert!(!samples.is_empty(), "no metric {name}");
         samples.iter().map(|(_, value)| value).sum()
     }
+}
+
+/// The log goes on where an earlier process of the same directory ended.
+fn spawn(command: &mut Command, directory: &Path) -> Child {
+    let log = OpenOptions::new().create(true).append(true).open(directory.join("log")).expect("the log can be written");
+    command
+        .args(["serve", "--config"])
+        .arg(directory.join("quoit.toml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("quoit starts")
 }
 
 impl Drop for Quoit {

@@ -1,5 +1,6 @@
 //! A real store of one test: a `redis-server` (or another version's) on a port of its own, killed by its process id.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
@@ -28,6 +29,16 @@ impl Program {
     }
 }
 
+/// Arguments of a store that keeps every write it has answered, whatever becomes of its process.
+pub(crate) const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Arguments that allow `DEBUG`, which servers before 7.0 always allow.
+fn debug_arguments(program: &str) -> &'static [&'static str] {
+    let version = Command::new(program).arg("--version").output();
+    let text = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if text.contains("v=6.") { &[] } else { &["--enable-debug-command", "yes"] }
+}
+
 /// A running store.
 pub(crate) struct RedisServer {
     child: Child,
@@ -35,6 +46,7 @@ pub(crate) struct RedisServer {
     program: String,
     extra: Vec<String>,
     directory: TempDir,
+    running: bool,
 }
 
 impl RedisServer {
@@ -49,13 +61,14 @@ impl RedisServer {
             return None;
         };
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let extra: Vec<String> = extra.iter().map(|&argument| argument.to_owned()).collect();
+        let extra = debug_arguments(&path).iter().chain(extra);
+        let extra: Vec<String> = extra.map(|&argument| argument.to_owned()).collect();
         // The port was free a moment ago; somebody may have taken it since, so a few are tried.
         for _ in 0..5 {
             let port = free_port();
             let mut child = launch(&path, port, &extra, &directory);
             if answers(&mut child, port) {
-                return Some(Self { child, port, program: path, extra, directory });
+                return Some(Self { child, port, program: path, extra, directory, running: true });
             }
             stop(&mut child);
         }
@@ -74,6 +87,11 @@ impl RedisServer {
         Client::connect(self.address())
     }
 
+    /// Whether it has been started and not killed since.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
     /// SIGSTOP: the kernel still accepts connections and bytes, nobody answers.
     pub(crate) fn pause(&self) {
         signal(self.child.id(), Signal::Stop);
@@ -86,9 +104,21 @@ impl RedisServer {
     /// SIGKILL and wait: its connections are reset, its port refuses.
     pub(crate) fn kill9(&mut self) {
         stop(&mut self.child);
+        self.running = false;
     }
 
-    /// Starts again on the same port, empty.
+    /// Starts again on the same port and without its data.
+    pub(crate) fn restart_empty(&mut self) {
+        stop(&mut self.child);
+        for entry in fs::read_dir(self.directory.path()).expect("the directory can be read") {
+            let path = entry.expect("an entry").path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
+        }
+        self.restart();
+    }
+
+    /// Starts again on the same port: with its data where it is started with [`DURABLE`], otherwise empty.
     pub(crate) fn restart(&mut self) {
         stop(&mut self.child);
         let port = self.port;
@@ -100,6 +130,7 @@ impl RedisServer {
             }
             up
         });
+        self.running = true;
     }
 
     /// The clients that are connected to it, one line of `CLIENT LIST` each, without the one that asks.
@@ -136,7 +167,7 @@ fn launch(program: &str, port: u16, extra: &[String], directory: &TempDir) -> Ch
         .unwrap_or_else(|error| panic!("start {program}: {error}"))
 }
 
-/// Waits until the child itself answers PING; false when it ended instead.
+/// Waits until the child itself answers and has its data; false when it ended instead.
 fn answers(child: &mut Child, port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let own = format!("process_id:{}\r\n", child.id());
@@ -148,6 +179,9 @@ fn answers(child: &mut Child, port: u16) -> bool {
                 // The process id, so that a stranger on this port is not taken for ours.
                 client.try_send(b"INFO server\r\n").is_ok()
                     && client.try_receive().is_ok_and(|reply| reply.value.text().contains(&own))
+                    // What it has on its disk is not served before it is read.
+                    && client.try_send(b"PING\r\n").is_ok()
+                    && client.try_receive().is_ok_and(|reply| !reply.value.is_error())
             })
     });
     !ended

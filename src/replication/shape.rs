@@ -1,0 +1,89 @@
+//! What a reply looks like when a script has run the command: Lua knows one kind of nothing, and no maps that keep their
+//! order. What is lost is put back here.
+
+use std::borrow::Cow;
+
+use super::wire::Cursor;
+use crate::command::replicate::{null_is_array, script_resp};
+use crate::command::reply::Resp;
+use crate::command::{Args, Row};
+use crate::protocol::resp::{Version, write_header};
+
+/// How a command's reply has to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// What the script speaks with its store.
+    script: Resp,
+    null_is_array: bool,
+    /// The script has an array of pairs where the client expects a map.
+    pairs_are_map: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { script: Resp::Two, null_is_array: false, pairs_are_map: false }
+    }
+}
+
+impl Shape {
+    pub(super) fn of(row: &Row, args: &Args<'_>, version: Version) -> Self {
+        let resp = match version {
+            Version::Resp2 => Resp::Two,
+            Version::Resp3 => Resp::Three,
+        };
+        Self {
+            script: script_resp(row, resp),
+            null_is_array: resp == Resp::Two && null_is_array(row, args),
+            pairs_are_map: resp == Resp::Three && row.name == "xreadgroup",
+        }
+    }
+
+    /// The argument of the scripts.
+    pub(super) fn resp(self) -> &'static [u8] {
+        match self.script {
+            Resp::Two => b"2",
+            Resp::Three => b"3",
+        }
+    }
+
+    /// The reply as the store would have given it.
+    pub(super) fn restore(self, reply: &[u8]) -> Cow<'_, [u8]> {
+        if self.null_is_array && reply == b"$-1\r\n" {
+            return Cow::Borrowed(b"*-1\r\n");
+        }
+        if self.pairs_are_map
+            && let Some(map) = map_of_pairs(reply)
+        {
+            return Cow::Owned(map);
+        }
+        Cow::Borrowed(reply)
+    }
+}
+
+fn map_of_pairs(reply: &[u8]) -> Option<Vec<u8>> {
+    let mut cursor = Cursor::new(reply);
+    let pairs = cursor.array()?;
+    let mut map = Vec::with_capacity(reply.len());
+    write_header(&mut map, b'%', pairs);
+    for _ in 0..pairs {
+        cursor.array().filter(|elements| *elements == 2)?;
+        map.extend_from_slice(cursor.value()?);
+        map.extend_from_slice(cursor.value()?);
+    }
+    Some(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_scripts_lose_is_put_back() {
+        let plain = Shape::default();
+        assert_eq!(&*plain.restore(b"$-1\r\n"), b"$-1\r\n");
+        assert_eq!(&*Shape { null_is_array: true, ..plain }.restore(b"$-1\r\n"), b"*-1\r\n");
+        let pairs = Shape { pairs_are_map: true, ..plain };
+        assert_eq!(&*pairs.restore(b"*1\r\n*2\r\n$1\r\ns\r\n*0\r\n"), b"%1\r\n$1\r\ns\r\n*0\r\n");
+        assert_eq!(&*pairs.restore(b"_\r\n"), b"_\r\n");
+    }
+}
