@@ -25,7 +25,7 @@ use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, write_record_key};
+use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, Term, write_record_key};
 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -344,7 +344,7 @@ impl<B: Backend> Proposal<B> {
         for voter in &voters {
             round.ask(*voter);
         }
-        let (promises, search) = self.collect(engine, &round, voters.len()).await?;
+        let (promises, search) = self.collect(engine, &round, term.term(), voters.len()).await?;
         if generation != group.generation.get() {
             return None;
         }
@@ -362,7 +362,13 @@ impl<B: Backend> Proposal<B> {
 
     /// Gathers promises until a majority gave one and, if it can be told at all, it is known what became of an earlier
     /// try. None if there is no majority.
-    async fn collect(&self, engine: &Engine<B>, round: &Round<'_, B>, asked: usize) -> Option<(Vec<Promise>, Search)> {
+    async fn collect(
+        &self,
+        engine: &Engine<B>,
+        round: &Round<'_, B>,
+        term: Term,
+        asked: usize,
+    ) -> Option<(Vec<Promise>, Search)> {
         let majority = self.majority();
         let mut promises: Vec<Promise> = Vec::new();
         let mut left = asked;
@@ -370,7 +376,11 @@ impl<B: Backend> Proposal<B> {
             left -= 1;
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Promised(found)) if found.len() == self.keys.len() => {
-                    let read = |(record, exists): &(&[u8], bool)| Some((Record::decode(record).ok()?, *exists));
+                    // The record is the one from before; by now the replica has promised, and an earlier try that is
+                    // still on its way comes too late.
+                    let read = |(record, exists): &(&[u8], bool)| {
+                        Some((Record { promised: Some(term), ..Record::decode(record).ok()? }, *exists))
+                    };
                     match found.iter().map(read).collect::<Option<_>>() {
                         Some(records) => promises.push(Promise { member, records }),
                         None => self.note_trouble(super::unreadable(engine, &self.members, member)),
