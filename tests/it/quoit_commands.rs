@@ -39,10 +39,17 @@ fn all_are(versions: &[BTreeMap<String, String>], field: &str, want: &str) -> bo
     versions.iter().all(|version| version[field] == want)
 }
 
+/// A client whose worker knows all stores: until then its writes need more rounds than one.
+fn ready_client(quoit: &Quoit) -> Client {
+    let mut client = quoit.client();
+    eventually("all stores vote", PATIENCE, || all_are(&versions(&mut client, "first"), "votes", "1"));
+    client
+}
+
 #[test]
 fn the_level_of_a_connection() {
     let Some((mut stores, quoit)) = replicated(|config| config.pool("operation_timeout_ms = 500")) else { return };
-    let (mut client, mut other) = (quoit.client(), quoit.client());
+    let (mut client, mut other) = (ready_client(&quoit), ready_client(&quoit));
     assert_eq!(client.line("QUOIT LEVEL").text(), "default");
     for (word, name) in [("all", "all"), ("QUORUM", "linearizable"), ("one", "one"), ("Eventual", "eventual")] {
         assert_eq!(client.line(&format!("quoit level {word}")).text(), "OK");
@@ -90,7 +97,7 @@ fn a_level_that_the_quorums_cannot_keep() {
 #[test]
 fn where_a_key_lives_and_in_which_versions() {
     let Some((mut stores, quoit)) = replicated(|config| config.node("zone = \"here\"")) else { return };
-    let mut client = quoit.client();
+    let mut client = ready_client(&quoit);
     let way = client.line("QUOIT ROUTE k");
     let [pool, node, address, level, replicas] = way.items() else { panic!("{way:?}") };
     assert_eq!((pool.text(), level.text()), ("main".to_owned(), "linearizable".to_owned()));
