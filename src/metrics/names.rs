@@ -102,7 +102,7 @@ families! {
     REPLICATION_WRITES: Counter "quoit_replication_writes_total" ["pool", "rounds"]
         "Writes of keys with several replicas. Rounds one: sent to all replicas at once, and enough took it; more: by a proposal.";
     REPLICATION_HEDGES: Counter "quoit_replication_hedges_total" ["pool"]
-        "Reads that had no answer within hedge_ms, so that further replicas were asked.";
+        "Reads that had no answer within `hedge_ms`, so that further replicas were asked.";
     REPLICATION_READ_REPAIRS: Counter "quoit_replication_read_repairs_total" ["pool"]
         "Keys that were brought to further replicas before a read of them was answered.";
     REPLICATION_REPAIRS: Counter "quoit_replication_repairs_total" ["pool"]

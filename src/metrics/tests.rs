@@ -62,7 +62,9 @@ fn a_store_votes_if_all_workers_say_so() {
     expect(r#"quoit_replication_members{pool="main",node="a"}"#, Some(1.0));
     expect(r#"quoit_replication_members{pool="main",node="b"}"#, Some(0.0));
     expect("quoit_replication_clock_skew_seconds", Some(1.5));
-    workers.iter().for_each(|cells| cells.retire());
+    for cells in &workers {
+        cells.retire();
+    }
     expect(r#"quoit_replication_reads_total{pool="main",rounds="one"}"#, Some(4.0));
     expect(r#"quoit_replication_members{pool="main",node="a"}"#, None);
     expect("quoit_replication_clock_skew_seconds", Some(0.0));

@@ -93,7 +93,8 @@ impl KeyVersion {
             Some((cursor.bulk()?, cursor.bulk()?))
         })();
         let Some((record, found)) = parts else {
-            self.trouble = String::from_utf8_lossy(reply.strip_prefix(b"-").unwrap_or(reply)).trim_end().to_owned();
+            let error = String::from_utf8_lossy(reply.strip_prefix(b"-").unwrap_or(reply));
+            error.trim_end().clone_into(&mut self.trouble);
             return;
         };
         match Record::decode(record) {
