@@ -528,6 +528,8 @@ fn commands_page() -> String {
          - `OK`, or the first error: {}\n\
          - the sum, or the first error: {}\n\n\
          ## Answered by quoit\n\n{}\n\
+         `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
+         [replication](replication.md#looking-at-it).\n\n\
          Answered with `-ERR This instance has cluster support disabled`, as by a server that is not part of a cluster: {}.\n\n\
          The beginning of an HTTP request ({}) closes the connection, as the servers do.\n\n\
          ## Not yet\n\n\

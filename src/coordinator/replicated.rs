@@ -92,10 +92,13 @@ impl Groups {
         }
         for group in old {
             if !pools.iter().flatten().any(|kept| Rc::ptr_eq(kept, &group)) {
-                group.retire();
-            }
-            if !pools.iter().flatten().any(|kept| kept.name == group.name) {
-                group.cells.retire();
+                match pools.iter().flatten().find(|kept| kept.name == group.name) {
+                    Some(next) => group.replaced_by(next),
+                    None => {
+                        group.retire();
+                        group.cells.retire();
+                    }
+                }
             }
         }
     }

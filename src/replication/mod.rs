@@ -86,6 +86,8 @@ pub struct Group<B: Backend> {
     generation: Cell<u64>,
     locate: Box<Locate>,
     retired: Cell<bool>,
+    /// The group of the same pool that came in its place.
+    next: RefCell<Option<Rc<Self>>>,
     look_soon: Cell<bool>,
     seed: u64,
     record_grace_ms: u64,
@@ -175,6 +177,7 @@ impl<B: Backend> Group<B> {
             generation: Cell::new(generation),
             locate,
             retired: Cell::new(false),
+            next: RefCell::default(),
             look_soon: Cell::new(false),
         })
     }
@@ -187,6 +190,22 @@ impl<B: Backend> Group<B> {
     /// The group has left the topology: nobody looks after it any more.
     pub fn retire(&self) {
         self.retired.set(true);
+    }
+
+    /// The group has left the topology, and this one has come in its place. What waits for repair goes on there.
+    pub fn replaced_by(&self, next: &Rc<Self>) {
+        *self.next.borrow_mut() = Some(Rc::clone(next));
+        self.retire();
+    }
+
+    /// The group of its pool that is in the topology now.
+    fn newest(self: &Rc<Self>) -> Option<Rc<Self>> {
+        let mut group = Rc::clone(self);
+        while group.retired.get() {
+            let next = group.next.borrow().clone();
+            group = next?;
+        }
+        Some(group)
     }
 
     fn quorums(&self) -> Quorums {

@@ -107,9 +107,10 @@ impl<B: Backend> Engine<B> {
 
     /// A replica did not take what a quorum took: it gets it later.
     pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, _member: usize) {
-        if group.retired.get() {
-            return; // Its ring is not this proxy's any more.
-        }
+        // A reload may have made another group of the pool meanwhile, with the same ring; or the pool is gone.
+        let Some(newest) = group.newest() else { return };
+        let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(key) };
+        let (group, Some(members)) = (&newest, own) else { return };
         let id = lane_of(group.seed, key);
         if !self.repairs.known.borrow_mut().insert(id) {
             return;
@@ -119,7 +120,7 @@ impl<B: Backend> Engine<B> {
             group.cells.repairs_dropped.increment();
             return;
         }
-        let missed = Missed { group: Rc::clone(group), members: members.clone(), key: key.to_vec() };
+        let missed = Missed { group: Rc::clone(group), members, key: key.to_vec() };
         self.repairs.waiting.borrow_mut().push_back(missed);
         group.cells.repairs_waiting.add(1);
         if !self.repairs.running.replace(true)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::support::{Client, Fleet, PATIENCE, Quoit, QuoitConfig, RedisServer, Value, eventually};
+use crate::support::{Client, Cluster, Fleet, PATIENCE, Quoit, QuoitConfig, Reach, RedisServer, Value, eventually};
 
 /// Three stores with every key on all of them. The proxy is ready to serve when this returns.
 fn replicated(change: impl FnOnce(QuoitConfig) -> QuoitConfig) -> Option<(Vec<RedisServer>, Quoit)> {
@@ -125,6 +125,33 @@ fn where_a_key_lives_and_in_which_versions() {
     client.line("SET k 2");
     let states: Vec<String> = versions(&mut client, "k").iter().map(|version| version["state"].clone()).collect();
     assert_eq!(states.iter().filter(|state| *state == "unreachable").count(), 1, "{states:?}");
+}
+
+/// F3: what a proxy knows to be missing is on its metrics page, and a reload does not make it forget.
+#[test]
+fn what_waits_for_repair_outlives_a_reload() {
+    let Some(mut cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    let Some(quoit) = cluster.proxies[0].quoit() else { return };
+    let mut client = ready_client(quoit);
+    cluster.stores[1].kill9();
+    for number in 0..20 {
+        eventually("it is written", PATIENCE, || client.line(&format!("SET key:{number} {number}")).text() == "OK");
+    }
+    let waiting = |quoit: &Quoit| quoit.metric_sum("quoit_replication_repairs_waiting");
+    let text = fs::read_to_string(quoit.config_path()).expect("the file is there");
+    let changed = text.replace("\nreplicas = 3\n", "\nreplicas = 3\noperation_timeout_ms = 1_900\n");
+    assert_ne!(changed, text);
+    quoit.write_config(&changed);
+    assert_eq!(quoit.admin("POST", "/reload").status, 200);
+    eventually("all keys wait", PATIENCE, || waiting(quoit) > 19.5);
+    cluster.stores[1].restart();
+    eventually("none waits", PATIENCE, || waiting(quoit) < 0.5);
+    for number in 0..20 {
+        // The last one may be on its way.
+        eventually("all replicas are equal", PATIENCE, || {
+            all_are(&versions(&mut client, &format!("key:{number}")), "state", "equal")
+        });
+    }
 }
 
 #[test]
