@@ -92,12 +92,11 @@ impl Groups {
         }
         for group in old {
             if !pools.iter().flatten().any(|kept| Rc::ptr_eq(kept, &group)) {
-                match pools.iter().flatten().find(|kept| kept.name == group.name) {
-                    Some(next) => group.replaced_by(next),
-                    None => {
-                        group.retire();
-                        group.cells.retire();
-                    }
+                if let Some(next) = pools.iter().flatten().find(|kept| kept.name == group.name) {
+                    group.replaced_by(next);
+                } else {
+                    group.retire();
+                    group.cells.retire();
                 }
             }
         }
