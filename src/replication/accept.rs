@@ -50,6 +50,8 @@ struct Heard {
     maybe: bool,
     never: u8,
     trouble: String,
+    /// Some replica did not take it, or was not even asked.
+    left_out: bool,
 }
 
 impl<B: Backend> Proposal<B> {
@@ -97,11 +99,11 @@ impl<B: Backend> Proposal<B> {
             newest = next;
         } else if holders < self.needed {
             holders += self.spread(engine, key, first, &heard.behind, ballot).await;
-        } else {
-            for member in &heard.behind {
-                let Some(key) = self.keys.get(key) else { continue };
-                engine.missed(&self.group, &key.name, &self.members, *member);
-            }
+        }
+        if heard.left_out
+            && let Some(key) = self.keys.get(key)
+        {
+            engine.missed(&self.group, &key.name, &self.members);
         }
         if holders < self.needed || ground.generation != self.group.generation.get() {
             return no;
@@ -130,9 +132,13 @@ impl<B: Backend> Proposal<B> {
         for (at, member) in self.members.iter().enumerate() {
             if member.belief.get().is_some() {
                 round.ask(at);
+            } else {
+                heard.left_out = true;
             }
         }
         while let Some((at, said)) = round.next().await {
+            let answer = said.as_deref().map(Answer::parse);
+            heard.left_out |= !matches!(answer, Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }));
             let votes = self.members.get(at).is_some_and(|member| member.votes());
             if votes {
                 self.hear(engine, ground, &mut heard, at, &said, ballot, base.count);

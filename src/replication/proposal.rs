@@ -183,6 +183,10 @@ impl<B: Backend> Proposal<B> {
             End::Done(bytes) => out = bytes,
             End::Refused(text) => reply::store_error(&mut out, &text),
             End::Unknown => {
+                // If some replica has it, all should: whether it was applied has to have one answer soon.
+                for key in self.keys.iter().filter(|key| key.written) {
+                    engine.missed(&self.group, &key.name, &self.members);
+                }
                 self.group.cells.unknown.increment();
                 reply::unknown_outcome(&mut out, self.trouble.borrow());
             }
@@ -241,7 +245,7 @@ impl<B: Backend> Proposal<B> {
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {
                     if let Some(key) = self.keys.first() {
-                        engine.missed(&self.group, &key.name, &self.members, at);
+                        engine.missed(&self.group, &key.name, &self.members);
                     }
                     return Some(End::Done(reply));
                 }

@@ -62,7 +62,7 @@ impl<B: Backend> Aftermath<B> {
         match said.as_deref().map(Answer::parse) {
             Ok(Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {}
             Ok(Answer::Fenced(found)) => engine.fenced(&self.group, &self.members, member, found),
-            _ => engine.missed(&self.group, &self.key, &self.members, member),
+            _ => engine.missed(&self.group, &self.key, &self.members),
         }
     }
 }
@@ -105,8 +105,8 @@ impl<B: Backend> Engine<B> {
         })
     }
 
-    /// A replica did not take what a quorum took: it gets it later.
-    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, _member: usize) {
+    /// A replica did not take what others took: it gets it later.
+    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>) {
         // A reload may have made another group of the pool meanwhile, with the same ring; or the pool is gone.
         let Some(newest) = group.newest() else { return };
         let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(key) };
@@ -160,7 +160,7 @@ impl<B: Backend> Engine<B> {
                     missed.group.cells.repairs.increment();
                 } else {
                     in_vain += 1;
-                    self.missed(&missed.group, &missed.key, &missed.members, 0);
+                    self.missed(&missed.group, &missed.key, &missed.members);
                     if in_vain >= AT_A_TIME {
                         break;
                     }
@@ -311,7 +311,7 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Brings a state to members. `mode` is `W` for one that a quorum may hold already, `P` for one of a proposal.
+    /// Brings a state to members; to those that do not take it now, the background will. `mode` is `W` for one that a quorum may hold already, `P` for one of a proposal.
     #[expect(clippy::too_many_arguments, reason = "a key, a state, and where it goes")]
     pub(super) async fn put(
         &self,
@@ -369,6 +369,9 @@ impl<B: Backend> Engine<B> {
                 Ok(other) => put.trouble = self.other_answer(group, members, at, &other),
                 Err(failure) => put.trouble = format!("{}: {}", failure.node, failure.cause),
             }
+        }
+        if put.taken.len() < to.len() {
+            self.missed(group, key, members);
         }
         put
     }

@@ -554,11 +554,9 @@ impl<B: Backend> Inner<B> {
     /// Replicas that have said by now that they did not take it are repaired.
     fn note_missing(&self, engine: &Engine<B>) {
         let Some(group) = &self.group else { return };
-        for index in 0..self.members.len() {
-            let vote = self.votes.get(index).copied().unwrap_or(Vote::None);
-            if !matches!(vote, Vote::Accepted | Vote::Waiting) {
-                engine.missed(group, self.key(), &self.members, index);
-            }
+        let mut votes = self.votes.iter().take(self.members.len());
+        if votes.any(|vote| !matches!(vote, Vote::Accepted | Vote::Waiting)) {
+            engine.missed(group, self.key(), &self.members);
         }
     }
 
@@ -800,7 +798,7 @@ impl<B: Backend> ReplySink for Write<B> {
                 && vote != Vote::Accepted
                 && let Some(group) = inner.group.clone()
             {
-                engine.missed(&group, inner.key(), &inner.members, index);
+                engine.missed(&group, inner.key(), &inner.members);
             }
         }
         self.look(&engine);
