@@ -65,6 +65,27 @@
 //! 4. A fragment that cannot be sent, or fails later, fails alone. When the last is settled the merge makes one reply,
 //!    by the [`command::SplitRule`]: `OK`, or the first error. The session hears that as one whole reply.
 //!
+//! ## The path of one replicated SET and GET
+//!
+//! 1. As above up to [`coordinator::Coordinator::dispatch`], which finds that the key's pool has several replicas: it asks
+//!    the [`replication::Group`] for the members that hold the key and hands the request to the worker's
+//!    [`replication::Engine::serve`]. The level is the connection's, the route's or the pool's.
+//! 2. [`command::replicate::classify`] says what the request is to replicas. A `SET` without conditions is blind: it takes
+//!    a new [`version::Ballot`] from the worker's [`version::Hlc`], enters the key's lane, and goes as one script call
+//!    ([`version::Script::Blind`]) to every replica, with the fence that each is believed to have. The object that waits is
+//!    taken from a pool; there is no task.
+//! 3. The script compares the ballot with the [`version::Record`] beside the key and changes both, or answers with the
+//!    record that refused it. When a write quorum took it, the session has its `+OK`; later answers are still looked at, and
+//!    a replica that missed the write is queued for repair.
+//! 4. If not enough took it, or the command depends on the value (`INCR`, `DEL`), it is a proposal, a task: it waits for the
+//!    lane, has a majority promise a term, finds the newest state, and sends the command on top of that. Afterwards
+//!    the worker owns the term, and its next update of the key takes one round like a `SET`.
+//! 5. A `GET` asks one replica for record, fence and value in one `MGET`, and as many others as the level needs for record and
+//!    fence. While they agree, the value goes to the session as it came. If they do not, or one takes longer than
+//!    `hedge_ms`, the read begins anew as a task: it asks all, writes the newest state back, and then reads.
+//! 6. A store whose fence is not the expected one counts for nothing from that answer on. One worker of each proxy rebuilds
+//!    stores that have lost theirs. `docs/decisions/2026-11-23-replication.md` says why all this is so.
+//!
 //! ## A reload
 //!
 //! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::replaced_by`] makes the rings,
@@ -74,10 +95,10 @@
 //! # Invariants
 //!
 //! - A request sees one topology from its first key to its last.
-//! - Health never changes placement: a dead node's keys fail, they go nowhere else.
+//! - Health never changes placement: a dead node's keys fail or are served by their other replicas, they go nowhere else.
 //! - A client's replies leave in the order of its requests, and its requests for one key do not overtake each other.
 //! - A connection on which a reply is overdue takes no further request.
-//! - A request is sent at most once. Its error says whether it may have been applied ([`backend::Cause`]).
+//! - A request is applied at most once. Its error says whether it may have been ([`backend::Cause`], `-UNKNOWN`).
 //! - Every queue is bounded, every wait for a store has a deadline, every task has an owner that a drain waits for.
 //! - Nothing that a client, a store or a file says makes it panic. Keys and values are never logged.
 //!

@@ -142,16 +142,11 @@ impl Tour {
     }
 }
 
-#[test]
-fn the_tour_works_as_it_stands() {
-    for program in ["bash", "redis-cli", "curl"] {
-        if !is_installed(program) {
-            eprintln!("skip: {program} is not installed, so the README's tour was not run");
-            return;
-        }
-    }
+/// Runs what a section shows to paste, in order. How many blocks that were.
+#[track_caller]
+fn walk(heading: &str) -> usize {
     let page = readme();
-    let blocks = blocks(section(&page, "Five minutes"));
+    let blocks = blocks(section(&page, heading));
     let tour = Tour { directory: tempfile::tempdir().unwrap(), port: free_port(), admin: free_port() };
     let (start, rest) = blocks.split_first().unwrap();
     let _demo = tour.start(start.text);
@@ -165,14 +160,39 @@ fn the_tour_works_as_it_stands() {
         }
         ran += 1;
     }
-    assert!(4 < ran, "the tour has lost its steps");
+    ran
+}
+
+fn can_walk() -> bool {
+    let missing = ["bash", "redis-cli", "curl"].into_iter().find(|program| !is_installed(program));
+    if let Some(program) = missing {
+        eprintln!("skip: {program} is not installed, so what the README shows was not run");
+    }
+    missing.is_none()
+}
+
+/// The parts of the README that are run as they stand.
+const WALKS: [&str; 2] = ["Five minutes", "Keep three copies"];
+
+#[test]
+fn the_tour_works_as_it_stands() {
+    if can_walk() {
+        assert!(4 < walk(WALKS[0]), "the tour has lost its steps");
+    }
+}
+
+#[test]
+fn three_copies_are_kept_as_it_stands() {
+    if can_walk() {
+        assert!(2 < walk(WALKS[1]), "the section has lost its steps");
+    }
 }
 
 #[test]
 fn configurations_are_right() {
-    let page = readme();
+    let page = readme() + &fs::read_to_string(root().join("docs/replication.md")).unwrap();
     let found: Vec<_> = blocks(&page).into_iter().filter(|block| block.language == "toml").collect();
-    assert!(!found.is_empty(), "the README shows a configuration");
+    assert!(2 <= found.len(), "each page shows a configuration");
     for block in found {
         quoit::config::check_text("README.md", block.text).unwrap_or_else(|faults| panic!("{faults}"));
     }
@@ -182,13 +202,13 @@ fn configurations_are_right() {
 #[test]
 fn other_commands_exist() {
     let page = readme();
-    let tour = section(&page, "Five minutes").to_owned();
+    let others = WALKS.iter().fold(page.clone(), |rest, heading| rest.replace(section(&page, heading), ""));
     let directory = tempfile::tempdir().unwrap();
     let configuration = blocks(&page).into_iter().find(|block| block.language == "toml").unwrap().text.to_owned();
     let written = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     written("quoit.toml", &configuration);
     written("nutcracker.yml", &fs::read_to_string(root().join("config/twemproxy.yml")).unwrap());
-    for block in blocks(&page.replace(&tour, "")).iter().filter(|block| block.language == "sh") {
+    for block in blocks(&others).iter().filter(|block| block.language == "sh") {
         for line in block.text.lines() {
             let command = line.split('#').next().unwrap().trim();
             let words: Vec<&str> = command.split_whitespace().collect();
@@ -242,6 +262,9 @@ fn errors_are_quoted_to_the_letter() {
     for cause in &causes {
         add(&|out| reply::node_failed(out, "a (10.0.0.1:6379)", cause));
     }
+    add(&|out| reply::no_replicas(out, "1 of 3 replicas can vote, 2 are needed"));
+    add(&|out| reply::unknown_outcome(out, "other writers are at work on the key"));
+    add(&reply::reserved_key);
     add(&reply::crossslot);
     add(&reply::too_many_clients);
     let [request, replies] = [listener.query_buffer_bytes_max, listener.multi_key_reply_bytes_max]
@@ -505,6 +528,8 @@ fn commands_page() -> String {
          - `OK`, or the first error: {}\n\
          - the sum, or the first error: {}\n\n\
          ## Answered by quoit\n\n{}\n\
+         `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
+         [replication](replication.md#looking-at-it).\n\n\
          Answered with `-ERR This instance has cluster support disabled`, as by a server that is not part of a cluster: {}.\n\n\
          The beginning of an HTTP request ({}) closes the connection, as the servers do.\n\n\
          ## Not yet\n\n\

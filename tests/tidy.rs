@@ -15,7 +15,7 @@ const LAYERS: &[(u32, &[&str])] = &[
     (4, &["config"]),
     (5, &["backend", "listener"]),
     (6, &["topology"]),
-    (7, &["repair", "rebalance", "backup"]),
+    (7, &["replication", "rebalance", "backup"]),
     (8, &["coordinator"]),
     (9, &["frontend", "admin"]),
     (10, &["server"]),

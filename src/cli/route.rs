@@ -37,6 +37,9 @@ struct Way {
     shard_key: String,
     placement: String,
     token: String,
+    /// What requests ask of its replicas, unless their connection says otherwise; none where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<&'static str>,
     /// The primary first.
     nodes: Vec<NodeOfKey>,
 }
@@ -105,6 +108,7 @@ fn way(config: &Config, listener: &Listener, key: &[u8]) -> anyhow::Result<Way> 
         stored_key: shown(&stored_key),
         placement: pool.ring.placement.to_string(),
         token: ring.token(&stored_key).0.to_string(),
+        level: (pool.replicas > 1).then(|| route.and_then(|route| route.level).unwrap_or(pool.level).name()),
         nodes,
     })
 }
@@ -140,6 +144,9 @@ impl Way {
             ("shard key", self.shard_key.clone()),
             ("token", format!("{} ({})", self.token, self.placement)),
         ];
+        if let Some(level) = self.level {
+            lines.push(("level", level.to_owned()));
+        }
         for node in &self.nodes {
             let zone = node.zone.as_ref().map(|zone| format!(" in {zone}")).unwrap_or_default();
             lines.push(("node", format!("{} at {}{zone}", node.name, node.address)));

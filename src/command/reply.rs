@@ -207,6 +207,12 @@ pub fn reserved_key(out: &mut Vec<u8>) {
     );
 }
 
+/// Whether a reply is one of the two of a replicated pool that say that replicas were missing: nothing that the client
+/// asked for is wrong. Stores have a `NOREPLICAS` of their own, in other words.
+pub fn is_unavailable(reply: &[u8]) -> bool {
+    reply.starts_with(b"-UNKNOWN the command may or may not") || reply.starts_with(b"-NOREPLICAS too few replicas,")
+}
+
 /// No route or pool takes the key.
 pub fn no_pool(out: &mut Vec<u8>) {
     error(out, "ERR no pool is configured for this key");
@@ -285,6 +291,26 @@ pub fn unrecognized_option(out: &mut Vec<u8>, option: &[u8]) {
 /// `CLUSTER`, `READONLY` and their like: what a server outside a cluster says, which cluster clients look for.
 pub fn cluster_disabled(out: &mut Vec<u8>) {
     error(out, "ERR This instance has cluster support disabled");
+}
+
+/// `QUOIT` with something that it does not take.
+pub fn quoit_subcommand(out: &mut Vec<u8>) {
+    error(out, "ERR QUOIT takes: LEVEL [level], ROUTE key, VERSIONS key, HELP");
+}
+
+/// `QUOIT LEVEL` with a word that is none.
+pub fn unknown_level(out: &mut Vec<u8>, why: impl Display) {
+    error_line(out, format_args!("ERR {why}; default goes back to the pool's own"));
+}
+
+/// `QUOIT LEVEL` of a level that a pool's quorums cannot keep.
+pub fn level_without_quorums(out: &mut Vec<u8>, level: &str, pool: &str, why: impl Display) {
+    error_line(out, format_args!("ERR level {level} cannot be kept by pool {pool}: {why}"));
+}
+
+/// `QUOIT VERSIONS` of a key that is on one node.
+pub fn one_copy(out: &mut Vec<u8>, pool: &str) {
+    error_line(out, format_args!("ERR pool {pool} keeps one copy of each key and no versions"));
 }
 
 // --- COMMAND ----------------------------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ use crate::backend::redis::{Lease, Node};
 use crate::backend::{Cause, Context, Failure, ReplySink, Stores, Tag};
 use crate::command::{self, Args, Handling, KeyIndexes, Row, reply};
 use crate::config::{Listener, Rewrite};
-use crate::metrics::Outcome;
+use crate::metrics::{Metrics, Outcome};
 use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::quorum::Level;
-use crate::replication::Engine;
+use crate::replication::{Engine, Group};
 use crate::topology::{Place, View};
 
 use merge::Pool as MergePool;
@@ -106,14 +106,19 @@ impl Coordinator {
     }
 
     /// Takes a new view.
-    pub fn refresh(&self, view: &View) {
-        self.groups.refresh(view, &self.engine, self.leads);
+    pub fn refresh(&self, view: &View, metrics: &Metrics) {
+        self.groups.refresh(view, &self.engine, self.leads, metrics);
         self.replicates.set(self.groups.any());
     }
 
     /// The worker drains: what runs for nobody ends.
     pub fn end(&self) {
         self.engine.end();
+    }
+
+    /// The group of a pool with several replicas.
+    pub fn group(&self, pool: usize) -> Option<Rc<Group<Stores>>> {
+        self.groups.get(pool)
     }
 
     /// What replicates.

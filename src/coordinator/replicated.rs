@@ -2,7 +2,9 @@
 //! key, and hands all to the engine.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -10,7 +12,7 @@ use super::{Coordinator, Request, Target, Verdict, rewritten_key};
 use crate::backend::{ReplySink, Stores, Tag};
 use crate::command::{self, Args, Handling, KeyIndexes, SplitRule, reply};
 use crate::config::{Pool, Rewrite};
-use crate::metrics::Outcome;
+use crate::metrics::{Metrics, Outcome, ReplicationCells};
 use crate::protocol::resp::{write_bulk, write_header};
 use crate::quorum::Level;
 use crate::replication::{self, Engine, Group, Member, Members, Settings, Taken};
@@ -21,6 +23,8 @@ use crate::version::is_reserved;
 #[derive(Default)]
 pub(super) struct Groups {
     pools: RefCell<Vec<Option<Rc<Group<Stores>>>>>,
+    /// By the name of the pool, for the life of the worker: counters do not go back.
+    cells: RefCell<BTreeMap<String, Arc<ReplicationCells>>>,
 }
 
 /// A request that was put together here, and where its words are.
@@ -47,7 +51,7 @@ impl Own {
 
 impl Groups {
     /// Makes groups for a new view; a group whose pool is the same is kept with what it knows of its stores.
-    pub(super) fn refresh(&self, view: &View, engine: &Rc<Engine<Stores>>, leads: bool) {
+    pub(super) fn refresh(&self, view: &View, engine: &Rc<Engine<Stores>>, leads: bool, metrics: &Metrics) {
         let mut pools = self.pools.borrow_mut();
         let old: Vec<Rc<Group<Stores>>> = pools.drain(..).flatten().collect();
         for (index, pool) in view.topology.config.pools.iter().enumerate() {
@@ -71,19 +75,29 @@ impl Groups {
                 let known = previous.and_then(|group| group.members.iter().find(|it| Rc::ptr_eq(&it.node, node)));
                 known.map_or_else(|| Member::new(Rc::clone(node)), Rc::clone)
             });
-            let (shared, count) = (std::sync::Arc::clone(&view.topology), pool.replicas as usize);
+            let (shared, count) = (Arc::clone(&view.topology), pool.replicas as usize);
             let locate = move |key: &[u8]| {
                 let ring = shared.pools.get(index).map(|pool| &pool.ring);
                 ring.map(|ring| ring.replicas(key, count).iter().map(|member| usize::from(member.0)).collect())
                     .unwrap_or_default()
             };
-            let group = Group::new(&pool.name, settings, members.collect(), engine.next_serial(), Box::new(locate));
+            let cells = {
+                let mut all = self.cells.borrow_mut();
+                Arc::clone(all.entry(pool.name.clone()).or_insert_with(|| metrics.replication(&pool.name)))
+            };
+            let serial = engine.next_serial();
+            let group = Group::counting(&pool.name, settings, members.collect(), serial, Box::new(locate), cells);
             engine.keep(&group, leads);
             pools.push(Some(group));
         }
         for group in old {
             if !pools.iter().flatten().any(|kept| Rc::ptr_eq(kept, &group)) {
-                group.retire();
+                if let Some(next) = pools.iter().flatten().find(|kept| kept.name == group.name) {
+                    group.replaced_by(next);
+                } else {
+                    group.retire();
+                    group.cells.retire();
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Runs on the admin thread. It reads cells that the workers write meanwhile, so two series of one scrape may be a few
 //! requests apart; each alone never goes backwards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
@@ -11,11 +12,11 @@ use prometheus::proto::{
     MetricType,
 };
 
-use super::cell::HistogramTotal;
+use super::cell::{Counter, HistogramTotal};
 use super::cells::{CLASSES, Class, ConnectResult, FailureKind, ListenerCells, OUTCOMES, Outcome};
 use super::names::{self, Family, Kind};
 use super::process::LoadedConfig;
-use super::{Cells, lock};
+use super::{Cells, ReplicationCells, lock};
 
 /// Reads all cells at a scrape.
 pub(super) struct CellCollector {
@@ -45,6 +46,7 @@ impl Collector for CellCollector {
         let mut page = Page::default();
         page.listeners(&self.cells);
         page.nodes(&self.cells);
+        page.replication(&self.cells);
         page.workers(&self.cells);
         page.process(&self.cells);
         page.families
@@ -161,6 +163,41 @@ impl Page {
             self.level(&names::NODE_QUEUED, &labels, totals.queued_bytes);
             self.level(&names::NODE_CONNECTIONS, &labels, totals.connections);
             self.level(&names::NODE_BREAKERS_OPEN, &labels, totals.breakers_open);
+        }
+    }
+
+    fn replication(&mut self, cells: &Cells) {
+        let mut skew_ms = None;
+        for (pool, groups) in lock(&cells.replication).iter() {
+            let sum = |cell: fn(&ReplicationCells) -> &Counter| groups.iter().map(|group| cell(group).get()).sum();
+            self.count(&names::REPLICATION_READS, &[pool, "one"], sum(|group| &group.reads_in_one_round));
+            self.count(&names::REPLICATION_READS, &[pool, "more"], sum(|group| &group.reads_in_more_rounds));
+            self.count(&names::REPLICATION_WRITES, &[pool, "one"], sum(|group| &group.writes_in_one_round));
+            self.count(&names::REPLICATION_WRITES, &[pool, "more"], sum(|group| &group.writes_in_more_rounds));
+            self.count(&names::REPLICATION_HEDGES, &[pool], sum(|group| &group.hedges));
+            self.count(&names::REPLICATION_READ_REPAIRS, &[pool], sum(|group| &group.read_repairs));
+            self.count(&names::REPLICATION_REPAIRS, &[pool], sum(|group| &group.repairs));
+            self.count(&names::REPLICATION_REPAIRS_DROPPED, &[pool], sum(|group| &group.repairs_dropped));
+            self.count(&names::REPLICATION_REFUSALS, &[pool], sum(|group| &group.refusals));
+            self.count(&names::REPLICATION_FENCED, &[pool], sum(|group| &group.fenced));
+            self.count(&names::REPLICATION_UNKNOWN, &[pool], sum(|group| &group.unknown));
+            self.count(&names::REPLICATION_NO_REPLICAS, &[pool], sum(|group| &group.no_replicas));
+            self.count(&names::REPLICATION_ADOPTED, &[pool], sum(|group| &group.adopted));
+            self.count(&names::REPLICATION_TRANSFERS_REFUSED, &[pool], sum(|group| &group.transfers_refused));
+            self.count(&names::REPLICATION_REBUILDS, &[pool], sum(|group| &group.rebuilds));
+            let waiting = groups.iter().map(|group| group.repairs_waiting.get()).sum();
+            self.level(&names::REPLICATION_REPAIRS_WAITING, &[pool], waiting);
+            let mut members = BTreeMap::new();
+            for group in groups {
+                group.add_members(&mut members);
+                skew_ms = skew_ms.max(Some(group.clock_skew_ms.get()));
+            }
+            for (node, votes) in &members {
+                self.count(&names::REPLICATION_MEMBERS, &[pool, node], u64::from(*votes));
+            }
+        }
+        if let Some(skew_ms) = skew_ms {
+            self.value(&names::REPLICATION_CLOCK_SKEW, &[], from_level(skew_ms) / 1e3);
         }
     }
 

@@ -18,6 +18,7 @@ mod collect;
 pub mod names;
 mod node;
 mod process;
+mod replication;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use cell::{Counter, Gauge, Histogram};
 pub use cells::{Class, ConnectResult, FailureKind, ListenerCells, NodeSheet, Outcome, WorkerCells};
 pub use node::NodeCells;
 pub use process::{LoadedConfig, NodeFacts, PoolFacts, ProcessCells, TopologyFacts};
+pub use replication::ReplicationCells;
 
 use collect::CellCollector;
 use node::NodeSeries;
@@ -55,6 +57,7 @@ struct Cells {
     workers: Mutex<BTreeMap<usize, Arc<WorkerCells>>>,
     listeners: Mutex<BTreeMap<String, Vec<Arc<ListenerCells>>>>,
     nodes: Mutex<BTreeMap<(String, String), Weak<NodeSeries>>>,
+    replication: Mutex<BTreeMap<String, Vec<Arc<ReplicationCells>>>>,
     process: ProcessCells,
 }
 
@@ -95,6 +98,13 @@ impl Metrics {
         let series = entry.upgrade().unwrap_or_default();
         *entry = Arc::downgrade(&series);
         Arc::new(series.handle())
+    }
+
+    /// New cells for a replicated pool. Each worker asks once for its own; they stay for the life of the process.
+    pub fn replication(&self, pool: &str) -> Arc<ReplicationCells> {
+        let cells = Arc::<ReplicationCells>::default();
+        lock(&self.cells.replication).entry(pool.to_owned()).or_default().push(Arc::clone(&cells));
+        cells
     }
 
     /// The cells of the process.

@@ -97,6 +97,39 @@ families! {
     NODE_INFO: Gauge "quoit_node_info" ["pool", "node", "address", "zone"]
         "Always 1; the address and zone of the node as labels.";
 
+    REPLICATION_READS: Counter "quoit_replication_reads_total" ["pool", "rounds"]
+        "Reads of keys with several replicas. Rounds one: the replicas that were asked agreed; more: others were asked too, or had to be brought up to date first.";
+    REPLICATION_WRITES: Counter "quoit_replication_writes_total" ["pool", "rounds"]
+        "Writes of keys with several replicas. Rounds one: sent to all replicas at once, and enough took it; more: by a proposal.";
+    REPLICATION_HEDGES: Counter "quoit_replication_hedges_total" ["pool"]
+        "Reads that had no answer within `hedge_ms`, so that further replicas were asked.";
+    REPLICATION_READ_REPAIRS: Counter "quoit_replication_read_repairs_total" ["pool"]
+        "Keys that were brought to further replicas before a read of them was answered.";
+    REPLICATION_REPAIRS: Counter "quoit_replication_repairs_total" ["pool"]
+        "Keys that were brought to replicas in the background.";
+    REPLICATION_REPAIRS_DROPPED: Counter "quoit_replication_repairs_dropped_total" ["pool"]
+        "Keys that a replica missed and that found no room in the queue of repairs: their next read or write repairs them.";
+    REPLICATION_REPAIRS_WAITING: Gauge "quoit_replication_repairs_waiting" ["pool"]
+        "Keys that have fewer replicas than they should, as far as this proxy knows, and wait for repair.";
+    REPLICATION_REFUSALS: Counter "quoit_replication_refusals_total" ["pool"]
+        "Answers of stores that refused a write because they had promised or taken a newer one.";
+    REPLICATION_FENCED: Counter "quoit_replication_fenced_total" ["pool"]
+        "Answers of stores that did not count because the store's fence was not the expected one.";
+    REPLICATION_UNKNOWN: Counter "quoit_replication_unknown_total" ["pool"]
+        "Requests answered -UNKNOWN: they may or may not have been applied.";
+    REPLICATION_NO_REPLICAS: Counter "quoit_replication_no_replicas_total" ["pool"]
+        "Requests answered -NOREPLICAS: too few replicas, nothing was changed.";
+    REPLICATION_ADOPTED: Counter "quoit_replication_adopted_total" ["pool"]
+        "Keys from before quoit, without a version record, that got one.";
+    REPLICATION_TRANSFERS_REFUSED: Counter "quoit_replication_transfers_refused_total" ["pool"]
+        "Values of one store that another could not take, for want of memory or because it is of an older version.";
+    REPLICATION_REBUILDS: Counter "quoit_replication_rebuilds_total" ["pool"]
+        "Stores that had lost their data and were filled again from their peers by this proxy.";
+    REPLICATION_MEMBERS: Gauge "quoit_replication_members" ["pool", "node"]
+        "1 if the store votes, 0 if it does not: it was not reached yet, is being rebuilt, or belongs to another ring.";
+    REPLICATION_CLOCK_SKEW: Gauge "quoit_replication_clock_skew_seconds" []
+        "By how much the newest version that was seen is ahead of this proxy's clock: another proxy's clock is, or ours went back.";
+
     RING_FINGERPRINT: Gauge "quoit_ring_fingerprint" ["pool"]
         "48 bits of a hash of the pool's ring: two proxies that place keys alike export one value.";
     TOPOLOGY_EPOCH: Gauge "quoit_topology_epoch" []

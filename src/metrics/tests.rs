@@ -19,6 +19,7 @@ fn fed() -> Arc<Metrics> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     metrics.worker(0).watch_runtime(runtime.metrics());
     metrics.listener("redis");
+    metrics.replication("main").set_members([("a", true)].into_iter());
     let node =
         NodeFacts { name: "a".into(), address: "127.0.0.1:6379".into(), weight: 1, share: 1.0, ..NodeFacts::default() };
     let pool = PoolFacts { name: "main".into(), fingerprint: u64::MAX, nodes: vec![node] };
@@ -43,6 +44,30 @@ fn the_page_holds_every_name_and_no_other() {
     let mut known: Vec<&str> = names::ALL.iter().map(|family| family.name).collect();
     known.sort_unstable();
     assert_eq!(typed, known);
+}
+
+#[test]
+fn a_store_votes_if_all_workers_say_so() {
+    let metrics = Metrics::new();
+    let workers = [metrics.replication("main"), metrics.replication("main")];
+    for (cells, votes) in workers.iter().zip([true, false]) {
+        cells.reads_in_one_round.add(2);
+        cells.repairs_waiting.add(1);
+        cells.set_members([("a", true), ("b", votes)].into_iter());
+    }
+    workers[0].clock_skew_ms.set(1_500);
+    let expect = |series: &str, want: Option<f64>| assert_eq!(value(&metrics, series), want, "{series}");
+    expect(r#"quoit_replication_reads_total{pool="main",rounds="one"}"#, Some(4.0));
+    expect(r#"quoit_replication_repairs_waiting{pool="main"}"#, Some(2.0));
+    expect(r#"quoit_replication_members{pool="main",node="a"}"#, Some(1.0));
+    expect(r#"quoit_replication_members{pool="main",node="b"}"#, Some(0.0));
+    expect("quoit_replication_clock_skew_seconds", Some(1.5));
+    for cells in &workers {
+        cells.retire();
+    }
+    expect(r#"quoit_replication_reads_total{pool="main",rounds="one"}"#, Some(4.0));
+    expect(r#"quoit_replication_members{pool="main",node="a"}"#, None);
+    expect("quoit_replication_clock_skew_seconds", Some(0.0));
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
+use super::Engine;
 use super::lane::Held;
 use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::round::{Round, Said};
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
-use super::{Engine, count};
 use crate::backend::Backend;
 use crate::protocol::resp::write_bulk;
 use crate::quorum::Adopt;
@@ -50,6 +50,8 @@ struct Heard {
     maybe: bool,
     refused: u8,
     trouble: String,
+    /// Some replica did not take it, or was not even asked.
+    left_out: bool,
 }
 
 impl<B: Backend> Proposal<B> {
@@ -66,7 +68,6 @@ impl<B: Backend> Proposal<B> {
         ballot: Ballot,
         trusted: Option<usize>,
     ) -> Accepted {
-        count(&engine.counts.rounds);
         let heard = self.send_work(engine, ground, key, words, base, ballot).await;
         if !heard.trouble.is_empty() {
             self.note_trouble(heard.trouble.clone());
@@ -98,11 +99,11 @@ impl<B: Backend> Proposal<B> {
             newest = next;
         } else if holders < self.needed {
             holders += self.spread(engine, key, first, &heard.behind, ballot).await;
-        } else {
-            for member in &heard.behind {
-                let Some(key) = self.keys.get(key) else { continue };
-                engine.missed(&self.group, &key.name, &self.members, *member);
-            }
+        }
+        if heard.left_out
+            && let Some(key) = self.keys.get(key)
+        {
+            engine.missed(&self.group, &key.name, &self.members);
         }
         if holders < self.needed || ground.generation != self.group.generation.get() {
             return no;
@@ -131,9 +132,13 @@ impl<B: Backend> Proposal<B> {
         for (at, member) in self.members.iter().enumerate() {
             if member.belief.get().is_some() {
                 round.ask(at);
+            } else {
+                heard.left_out = true;
             }
         }
         while let Some((at, said)) = round.next().await {
+            let answer = said.as_deref().map(Answer::parse);
+            heard.left_out |= !matches!(answer, Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }));
             let votes = self.members.get(at).is_some_and(|member| member.votes());
             if votes {
                 self.hear(engine, ground, &mut heard, at, &said, ballot, base.count);
@@ -223,7 +228,7 @@ impl<B: Backend> Proposal<B> {
             }
             Ok(Answer::Behind) => heard.behind.push(at),
             Ok(Answer::Refused(records)) => {
-                count(&engine.counts.refusals);
+                self.group.cells.refusals.increment();
                 "other writers are at work on the key".clone_into(&mut heard.trouble);
                 for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
                     engine.saw(&record);
@@ -343,7 +348,7 @@ impl<B: Backend> Proposal<B> {
         if self.put(engine, key, &state, &all).await < self.needed {
             return None;
         }
-        count(&engine.counts.adopted);
+        self.group.cells.adopted.increment();
         if let Some(newest) = ground.newest.get_mut(key) {
             *newest = record;
         }
@@ -481,7 +486,6 @@ impl<B: Backend> Proposal<B> {
         };
         let round = Round::new(engine, &self.members, version, self.origin(), &write);
         round.ask(runner);
-        count(&engine.counts.rounds);
         match round.next().await {
             Some((_, said)) => said,
             None => Ok(Vec::new()),

@@ -21,7 +21,7 @@ use super::proposal::Proposal;
 use super::repair::Repair;
 use super::round::{Round, sleep};
 use super::wire::{Answer, Cursor, write_probe};
-use super::{Belief, Engine, Group, Member, Members, count};
+use super::{Belief, Engine, Group, Member, Members};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_request};
 use crate::version::{FENCE_KEY, Fence, FenceState, key_of_record};
@@ -77,6 +77,7 @@ impl<B: Backend> Engine<B> {
     /// Looks after a group's fences until the group is retired. With `leads`, begins the pool and rebuilds its stores;
     /// one worker of a process is enough for that.
     pub fn keep(self: &Rc<Self>, group: &Rc<Group<B>>, leads: bool) {
+        self.report(group);
         let (engine, group) = (Rc::clone(self), Rc::clone(group));
         self.spawn(async move {
             let mut checked = false;
@@ -91,6 +92,7 @@ impl<B: Backend> Engine<B> {
                         engine.check_settings(&group).await;
                     }
                 }
+                engine.report(&group);
                 let mut waited = Duration::ZERO;
                 let interval = if group.members.iter().all(|it| it.votes()) { INTERVAL } else { INTERVAL / 4 };
                 while waited < interval && !group.look_soon.get() {
@@ -101,9 +103,19 @@ impl<B: Backend> Engine<B> {
         });
     }
 
+    /// Shows how the group is to whoever reads its metrics.
+    fn report(&self, group: &Group<B>) {
+        if group.retired.get() {
+            return;
+        }
+        let skew_ms = self.hlc.skew_ms(self.backend.wall_ms());
+        group.cells.clock_skew_ms.set(i64::try_from(skew_ms).unwrap_or(i64::MAX));
+        group.cells.set_members(group.members.iter().map(|member| (self.backend.name(&member.node), member.votes())));
+    }
+
     /// A store answered with a fence that is not the expected one.
     pub(super) fn fenced(&self, group: &Rc<Group<B>>, members: &Members<B>, index: usize, found: &[u8]) {
-        count(&self.counts.fenced);
+        group.cells.fenced.increment();
         if let Some(member) = members.get(index) {
             self.believe(group, member, found);
         }
@@ -251,7 +263,7 @@ impl<B: Backend> Engine<B> {
         tracing::info!(pool = %group.name, node = %label, "a store is rebuilt");
         let done = self.copy_to(group, &member, &token).await;
         if done && self.admit(group, &member).await {
-            count(&self.counts.rebuilt);
+            group.cells.rebuilds.increment();
             tracing::info!(pool = %group.name, node = %label, "the store is rebuilt and votes");
         } else {
             tracing::warn!(pool = %group.name, node = %label, "the store could not be rebuilt yet");

@@ -13,6 +13,7 @@
 
 mod accept;
 mod fence;
+mod inspect;
 mod lane;
 mod proposal;
 mod read;
@@ -26,6 +27,7 @@ mod write;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -33,9 +35,12 @@ use smallvec::SmallVec;
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
 use crate::command::{Args, KeyIndexes, Row, reply};
+use crate::metrics::ReplicationCells;
 use crate::protocol::resp::Version;
 use crate::quorum::{Adopt, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
+
+pub use inspect::{KeyVersion, State};
 
 use fence::Standing;
 use lane::Lanes;
@@ -75,10 +80,14 @@ pub struct Group<B: Backend> {
     pub settings: Settings,
     /// In the order of the ring's members.
     pub members: Vec<Rc<Member<B>>>,
+    /// What the worker counts for it.
+    pub cells: Arc<ReplicationCells>,
     /// Changes with every fence that is seen to have changed.
     generation: Cell<u64>,
     locate: Box<Locate>,
     retired: Cell<bool>,
+    /// The group of the same pool that came in its place.
+    next: RefCell<Option<Rc<Self>>>,
     look_soon: Cell<bool>,
     seed: u64,
     record_grace_ms: u64,
@@ -144,6 +153,18 @@ impl<B: Backend> Group<B> {
         generation: u64,
         locate: Box<Locate>,
     ) -> Rc<Self> {
+        Self::counting(name, settings, members, generation, locate, Arc::default())
+    }
+
+    /// As [`Group::new`], with cells that somebody reads.
+    pub fn counting(
+        name: &str,
+        settings: Settings,
+        members: Vec<Rc<Member<B>>>,
+        generation: u64,
+        locate: Box<Locate>,
+        cells: Arc<ReplicationCells>,
+    ) -> Rc<Self> {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Rc::new(Self {
             name: name.to_owned(),
@@ -152,9 +173,11 @@ impl<B: Backend> Group<B> {
             tombstone_ms: millis(settings.tombstone_grace),
             settings,
             members,
+            cells,
             generation: Cell::new(generation),
             locate,
             retired: Cell::new(false),
+            next: RefCell::default(),
             look_soon: Cell::new(false),
         })
     }
@@ -167,6 +190,22 @@ impl<B: Backend> Group<B> {
     /// The group has left the topology: nobody looks after it any more.
     pub fn retire(&self) {
         self.retired.set(true);
+    }
+
+    /// The group has left the topology, and this one has come in its place. What waits for repair goes on there.
+    pub fn replaced_by(&self, next: &Rc<Self>) {
+        *self.next.borrow_mut() = Some(Rc::clone(next));
+        self.retire();
+    }
+
+    /// The group of its pool that is in the topology now.
+    fn newest(self: &Rc<Self>) -> Option<Rc<Self>> {
+        let mut group = Rc::clone(self);
+        while group.retired.get() {
+            let next = group.next.borrow().clone();
+            group = next?;
+        }
+        Some(group)
     }
 
     fn quorums(&self) -> Quorums {
@@ -222,47 +261,6 @@ fn unreadable<B: Backend>(engine: &Engine<B>, members: &Members<B>, at: usize) -
     format!("{label}: a version record that this version cannot read")
 }
 
-/// What the engine counts.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Reads that were answered after one round.
-    pub reads_in_one_round: Cell<u64>,
-    /// Reads that needed more.
-    pub reads_in_more_rounds: Cell<u64>,
-    /// Writes that were answered after one round.
-    pub writes_in_one_round: Cell<u64>,
-    /// Writes that needed more.
-    pub writes_in_more_rounds: Cell<u64>,
-    /// Rounds of writes that needed more than one.
-    pub rounds: Cell<u64>,
-    /// Reads that were asked again because they took too long.
-    pub hedges: Cell<u64>,
-    /// Keys that were brought to a replica before a read was answered.
-    pub read_repairs: Cell<u64>,
-    /// Keys that were brought to a replica in the background.
-    pub repairs: Cell<u64>,
-    /// Keys that found no room in the queue of the background.
-    pub repairs_dropped: Cell<u64>,
-    /// Keys and values from before quoit that got a record.
-    pub adopted: Cell<u64>,
-    /// Answers that were refused because of a newer ballot.
-    pub refusals: Cell<u64>,
-    /// Stores whose fence was not the expected one.
-    pub fenced: Cell<u64>,
-    /// Answers `-UNKNOWN`.
-    pub unknown: Cell<u64>,
-    /// Answers `-NOREPLICAS`.
-    pub no_replicas: Cell<u64>,
-    /// States that a store could not read.
-    pub transfers_refused: Cell<u64>,
-    /// Stores that were rebuilt.
-    pub rebuilt: Cell<u64>,
-}
-
-fn count(cell: &Cell<u64>) {
-    cell.set(cell.get() + 1);
-}
-
 /// Replicates; one for each worker.
 pub struct Engine<B: Backend> {
     backend: B,
@@ -272,8 +270,6 @@ pub struct Engine<B: Backend> {
     reads: read::Pool<B>,
     writes: write::Pool<B>,
     repairs: repair::Queue<B>,
-    /// What it counts.
-    pub counts: Counts,
     ending: Cell<bool>,
     scratch: Cell<Vec<u8>>,
     this: RefCell<std::rc::Weak<Self>>,
@@ -299,7 +295,6 @@ impl<B: Backend> Engine<B> {
             reads: read::Pool::default(),
             writes: write::Pool::default(),
             repairs: repair::Queue::default(),
-            counts: Counts::default(),
             ending: Cell::new(false),
             scratch: Cell::default(),
             this: RefCell::default(),

@@ -20,12 +20,12 @@ use super::lane::{Held, Owned};
 use super::round::{Round, may_have_arrived, sleep};
 use super::shape::Shape;
 use super::wire::{Answer, Words, write_script};
-use super::{Asker, Engine, Group, Members, count};
+use super::{Asker, Engine, Group, Members};
 use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, write_record_key};
+use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, Term, write_record_key};
 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -181,16 +181,21 @@ impl<B: Backend> Proposal<B> {
         drop(held);
         let asker = self.asker.take();
         let Some(asker) = asker else { return };
+        self.group.cells.writes_in_more_rounds.increment();
         let mut out = Vec::new();
         match end {
             End::Done(bytes) => out = bytes,
             End::Refused(text) => reply::store_error(&mut out, &text),
             End::Unknown => {
-                count(&engine.counts.unknown);
+                // If some replica has it, all should: whether it was applied has to have one answer soon.
+                for key in self.keys.iter().filter(|key| key.written) {
+                    engine.missed(&self.group, &key.name, &self.members);
+                }
+                self.group.cells.unknown.increment();
                 reply::unknown_outcome(&mut out, self.trouble.borrow());
             }
             End::NotApplied => {
-                count(&engine.counts.no_replicas);
+                self.group.cells.no_replicas.increment();
                 reply::no_replicas(&mut out, self.trouble.borrow());
             }
         }
@@ -199,6 +204,7 @@ impl<B: Backend> Proposal<B> {
 
     /// For a cache: the first replica that runs it answers, and the others get the state when they get it.
     pub(super) async fn run_anywhere(mut self, engine: &Engine<B>) {
+        self.group.cells.writes_in_one_round.increment();
         let mut out = Vec::new();
         loop {
             match self.try_anywhere(engine).await {
@@ -210,7 +216,13 @@ impl<B: Backend> Proposal<B> {
                     reply::store_error(&mut out, &text);
                     break;
                 }
+                Some(End::Unknown) => {
+                    self.group.cells.unknown.increment();
+                    reply::unknown_outcome(&mut out, self.trouble.borrow());
+                    break;
+                }
                 _ if engine.is_late(self.deadline) => {
+                    self.group.cells.no_replicas.increment();
                     reply::no_replicas(&mut out, self.trouble.borrow());
                     break;
                 }
@@ -237,7 +249,7 @@ impl<B: Backend> Proposal<B> {
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {
                     if let Some(key) = self.keys.first() {
-                        engine.missed(&self.group, &key.name, &self.members, at);
+                        engine.missed(&self.group, &key.name, &self.members);
                     }
                     return Some(End::Done(reply));
                 }
@@ -249,7 +261,8 @@ impl<B: Backend> Proposal<B> {
                 Ok(other) => self.note_trouble(engine.other_answer(&self.group, &self.members, at, &other)),
                 // It may have run: another replica is not asked, lest it runs twice.
                 Err(failure) if may_have_arrived(&failure.cause) => {
-                    return Some(End::Refused(format!("UNKNOWN {}: {}", failure.node, failure.cause).into_bytes()));
+                    self.note_trouble(format!("{}: {}", failure.node, failure.cause));
+                    return Some(End::Unknown);
                 }
                 Err(failure) => self.note_trouble(format!("{}: {}", failure.node, failure.cause)),
             }
@@ -259,7 +272,6 @@ impl<B: Backend> Proposal<B> {
 
     /// Tries until it is done, or refused, or late.
     pub(super) async fn propose(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> End {
-        count(&engine.counts.writes_in_more_rounds);
         let mut pause = PAUSE_MIN;
         let mut first = true;
         loop {
@@ -308,7 +320,6 @@ impl<B: Backend> Proposal<B> {
 
     /// Asks for a term. None if it was not given.
     async fn prepare(&mut self, engine: &Engine<B>) -> Option<(Ground, Search)> {
-        count(&engine.counts.rounds);
         let members = self.members.clone();
         let group = Rc::clone(&self.group);
         let majority = self.majority();
@@ -341,7 +352,7 @@ impl<B: Backend> Proposal<B> {
         for voter in &voters {
             round.ask(*voter);
         }
-        let (promises, search) = self.collect(engine, &round, voters.len()).await?;
+        let (promises, search) = self.collect(engine, &round, term.term(), voters.len()).await?;
         if generation != group.generation.get() {
             return None;
         }
@@ -359,7 +370,13 @@ impl<B: Backend> Proposal<B> {
 
     /// Gathers promises until a majority gave one and, if it can be told at all, it is known what became of an earlier
     /// try. None if there is no majority.
-    async fn collect(&self, engine: &Engine<B>, round: &Round<'_, B>, asked: usize) -> Option<(Vec<Promise>, Search)> {
+    async fn collect(
+        &self,
+        engine: &Engine<B>,
+        round: &Round<'_, B>,
+        term: Term,
+        asked: usize,
+    ) -> Option<(Vec<Promise>, Search)> {
         let majority = self.majority();
         let mut promises: Vec<Promise> = Vec::new();
         let mut left = asked;
@@ -367,14 +384,18 @@ impl<B: Backend> Proposal<B> {
             left -= 1;
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Promised(found)) if found.len() == self.keys.len() => {
-                    let read = |(record, exists): &(&[u8], bool)| Some((Record::decode(record).ok()?, *exists));
+                    // The record is the one from before; by now the replica has promised, and an earlier try that is
+                    // still on its way comes too late.
+                    let read = |(record, exists): &(&[u8], bool)| {
+                        Some((Record { promised: Some(term), ..Record::decode(record).ok()? }, *exists))
+                    };
                     match found.iter().map(read).collect::<Option<_>>() {
                         Some(records) => promises.push(Promise { member, records }),
                         None => self.note_trouble(super::unreadable(engine, &self.members, member)),
                     }
                 }
                 Ok(Answer::Refused(records)) => {
-                    count(&engine.counts.refusals);
+                    self.group.cells.refusals.increment();
                     for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
                         engine.saw(&record);
                     }

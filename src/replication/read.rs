@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::lane::{LaneId, lane_of};
 use super::slow_read::SlowRead;
 use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_probe, write_transaction};
-use super::{Asker, Engine, Group, Members, Request, Taken, count};
+use super::{Asker, Engine, Group, Members, Request, Taken};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag, Wake};
 use crate::clock::Moment;
 use crate::command::Row;
@@ -122,6 +122,7 @@ impl<B: Backend> Engine<B> {
         out: &mut Vec<u8>,
     ) -> Taken {
         if matches!(request.level, Level::Eventual | Level::One) {
+            request.group.cells.reads_in_one_round.increment();
             return self.pass_on(request, sink, tag, out);
         }
         let question = Question {
@@ -278,7 +279,9 @@ impl<B: Backend> Wake for Engine<B> {
             }
         }
         for read in late {
-            count(&self.counts.hedges);
+            if let Some(question) = &read.inner.borrow().question {
+                question.group.cells.hedges.increment();
+            }
             read.give_over(&self);
         }
         match next {
@@ -446,19 +449,22 @@ impl<B: Backend> ReplySink for Read<B> {
             (Stage::Asking, Piece::Whole(reply)) => inner.probed(&engine, index, reply),
             (Stage::Asking, _) => Next::GiveOver,
         };
+        if let (Next::Answer(_) | Next::AnswerHeld | Next::Begin(_) | Next::BeginHeld, Some(question)) =
+            (&next, &inner.question)
+        {
+            question.group.cells.reads_in_one_round.increment();
+        }
         let asker = inner.question.as_ref().map(|question| question.asker.clone());
         match (next, asker, piece) {
             (Next::Wait(flow), ..) => return flow,
             (Next::Answer(at), Some(asker), Piece::Whole(reply)) => {
                 drop(inner);
                 self.finish(&engine);
-                count(&engine.counts.reads_in_one_round);
                 asker.answer(reply.get(at..).unwrap_or_default());
             }
             (Next::AnswerHeld, Some(asker), _) => {
                 let held = std::mem::take(&mut inner.held);
                 drop(inner);
-                count(&engine.counts.reads_in_one_round);
                 asker.answer(&held);
                 self.inner.borrow_mut().held = held;
                 self.finish(&engine);
@@ -466,7 +472,6 @@ impl<B: Backend> ReplySink for Read<B> {
             (Next::Begin(at), Some(asker), Piece::Begin(reply)) => {
                 inner.stage = Stage::Passing;
                 drop(inner);
-                count(&engine.counts.reads_in_one_round);
                 let tag = asker.tag;
                 return asker.sink.reply(tag, Piece::Begin(reply.get(at..).unwrap_or_default()));
             }
@@ -475,7 +480,6 @@ impl<B: Backend> ReplySink for Read<B> {
                 let held = std::mem::take(&mut inner.held);
                 let waker = inner.waker.take();
                 drop(inner);
-                count(&engine.counts.reads_in_one_round);
                 let _: Flow = Rc::clone(&asker.sink).reply(asker.tag, Piece::Begin(&held));
                 if let Some(waker) = waker {
                     waker.wake();

@@ -16,7 +16,7 @@ use super::lane::lane_of;
 use super::proposal::{End, Key, Proposal};
 use super::round::{Round, Said, sleep};
 use super::wire::{Answer, Cursor, Seen, write_number, write_probe, write_script};
-use super::{Engine, Group, Member, Members, count};
+use super::{Engine, Group, Member, Members};
 use crate::backend::Backend;
 use crate::protocol::resp::{Version, write_bulk};
 use crate::version::{Ballot, FENCE_KEY, Record, Script};
@@ -62,7 +62,7 @@ impl<B: Backend> Aftermath<B> {
         match said.as_deref().map(Answer::parse) {
             Ok(Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {}
             Ok(Answer::Fenced(found)) => engine.fenced(&self.group, &self.members, member, found),
-            _ => engine.missed(&self.group, &self.key, &self.members, member),
+            _ => engine.missed(&self.group, &self.key, &self.members),
         }
     }
 }
@@ -105,19 +105,24 @@ impl<B: Backend> Engine<B> {
         })
     }
 
-    /// A replica did not take what a quorum took: it gets it later.
-    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, _member: usize) {
+    /// A replica did not take what others took: it gets it later.
+    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>) {
+        // A reload may have made another group of the pool meanwhile, with the same ring; or the pool is gone.
+        let Some(newest) = group.newest() else { return };
+        let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(key) };
+        let (group, Some(members)) = (&newest, own) else { return };
         let id = lane_of(group.seed, key);
         if !self.repairs.known.borrow_mut().insert(id) {
             return;
         }
         if self.repairs.waiting.borrow().len() >= group.settings.repair_queue_len {
             self.repairs.known.borrow_mut().remove(&id);
-            count(&self.counts.repairs_dropped);
+            group.cells.repairs_dropped.increment();
             return;
         }
-        let missed = Missed { group: Rc::clone(group), members: members.clone(), key: key.to_vec() };
+        let missed = Missed { group: Rc::clone(group), members, key: key.to_vec() };
         self.repairs.waiting.borrow_mut().push_back(missed);
+        group.cells.repairs_waiting.add(1);
         if !self.repairs.running.replace(true)
             && let Some(engine) = self.this.borrow().upgrade()
         {
@@ -147,14 +152,15 @@ impl<B: Backend> Engine<B> {
                     return;
                 }
                 let Some(missed) = self.repairs.waiting.borrow_mut().pop_front() else { break };
+                missed.group.cells.repairs_waiting.add(-1);
                 // From here on another miss of the key counts anew.
                 self.repairs.known.borrow_mut().remove(&lane_of(missed.group.seed, &missed.key));
                 let repaired = self.repair(&missed.group, &missed.members, &missed.key).await;
                 if matches!(&repaired, Repair::NoRecord) || matches!(&repaired, Repair::Left(left) if left.is_empty()) {
-                    count(&self.counts.repairs);
+                    missed.group.cells.repairs.increment();
                 } else {
                     in_vain += 1;
-                    self.missed(&missed.group, &missed.key, &missed.members, 0);
+                    self.missed(&missed.group, &missed.key, &missed.members);
                     if in_vain >= AT_A_TIME {
                         break;
                     }
@@ -204,7 +210,7 @@ impl<B: Backend> Engine<B> {
         held: &Held,
         needed: usize,
     ) -> bool {
-        count(&self.counts.read_repairs);
+        group.cells.read_repairs.increment();
         let name = Key::new(key, true);
         let Some(newest) = held.newest() else { return false };
         let stale: SmallVec<[usize; 7]> =
@@ -305,7 +311,7 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Brings a state to members. `mode` is `W` for one that a quorum may hold already, `P` for one of a proposal.
+    /// Brings a state to members; to those that do not take it now, the background will. `mode` is `W` for one that a quorum may hold already, `P` for one of a proposal.
     #[expect(clippy::too_many_arguments, reason = "a key, a state, and where it goes")]
     pub(super) async fn put(
         &self,
@@ -353,7 +359,7 @@ impl<B: Backend> Engine<B> {
                     }
                 }
                 Ok(Answer::Error(text)) => {
-                    count(&self.counts.transfers_refused);
+                    group.cells.transfers_refused.increment();
                     let label = members.get(at).map(|member| self.backend.label(&member.node));
                     let text = String::from_utf8_lossy(text);
                     put.trouble = format!("{}: {text}", label.as_deref().unwrap_or_default());
@@ -363,6 +369,9 @@ impl<B: Backend> Engine<B> {
                 Ok(other) => put.trouble = self.other_answer(group, members, at, &other),
                 Err(failure) => put.trouble = format!("{}: {}", failure.node, failure.cause),
             }
+        }
+        if put.taken.len() < to.len() {
+            self.missed(group, key, members);
         }
         put
     }

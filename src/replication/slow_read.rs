@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+use super::Engine;
 use super::lane::{Wish, lane_of};
 use super::proposal::Proposal;
 use super::read::Question;
 use super::repair::Held;
 use super::round::{Round, sleep};
 use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_transaction};
-use super::{Engine, count};
 use crate::backend::Backend;
 use crate::command::{Args, KeyIndexes, reply};
 use crate::protocol::resp::{write_bulk, write_header};
@@ -48,7 +48,7 @@ impl<B: Backend> SlowRead<B> {
 
 impl<B: Backend> Engine<B> {
     pub(super) fn read_slowly(self: &Rc<Self>, read: SlowRead<B>) {
-        count(&self.counts.reads_in_more_rounds);
+        read.question.group.cells.reads_in_more_rounds.increment();
         let engine = Rc::clone(self);
         self.spawn(async move { engine.run_slow_read(read).await });
     }
@@ -66,7 +66,7 @@ impl<B: Backend> Engine<B> {
                     break;
                 }
                 Look::Again(trouble) if self.is_late(deadline) => {
-                    count(&self.counts.no_replicas);
+                    group.cells.no_replicas.increment();
                     reply::no_replicas(&mut out, &trouble);
                     break;
                 }

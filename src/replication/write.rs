@@ -17,7 +17,7 @@ use super::proposal::{Key, Proposal, Try, Work};
 use super::round::may_have_arrived;
 use super::shape::Shape;
 use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
-use super::{Asker, Engine, Group, Members, Request, Taken, count};
+use super::{Asker, Engine, Group, Members, Request, Taken};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::command::replicate::{Blind, KeyRoles, key_roles};
 use crate::command::{Args, Row, absolute, reply};
@@ -195,7 +195,9 @@ impl<B: Backend> Inner<B> {
             }
             Answer::Behind => Vote::Not,
             Answer::Refused(records) => {
-                count(&engine.counts.refusals);
+                if let Some(group) = &self.group {
+                    group.cells.refusals.increment();
+                }
                 let Some(record) = records.first().and_then(|record| Record::decode(record).ok()) else {
                     return Vote::Not;
                 };
@@ -543,14 +545,19 @@ impl<B: Backend> Inner<B> {
         self.group.as_ref().is_some_and(|group| group.generation.get() == self.generation)
     }
 
+    /// It is answered after one round.
+    fn count(&self) {
+        if let Some(group) = &self.group {
+            group.cells.writes_in_one_round.increment();
+        }
+    }
+
     /// Replicas that have said by now that they did not take it are repaired.
     fn note_missing(&self, engine: &Engine<B>) {
         let Some(group) = &self.group else { return };
-        for index in 0..self.members.len() {
-            let vote = self.votes.get(index).copied().unwrap_or(Vote::None);
-            if !matches!(vote, Vote::Accepted | Vote::Waiting) {
-                engine.missed(group, self.key(), &self.members, index);
-            }
+        let mut votes = self.votes.iter().take(self.members.len());
+        if votes.any(|vote| !matches!(vote, Vote::Accepted | Vote::Waiting)) {
+            engine.missed(group, self.key(), &self.members);
         }
     }
 
@@ -671,6 +678,7 @@ impl<B: Backend> Write<B> {
             let mut inner = self.inner.borrow_mut();
             inner.stage = Stage::Over;
             inner.note_missing(engine);
+            inner.count();
             let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
             let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
             let is_base = inner.is_blind() && inner.accepted >= majority;
@@ -681,7 +689,6 @@ impl<B: Backend> Write<B> {
             engine.lanes.wrote_blindly(lane, owned);
         }
         engine.lanes.leave(lane);
-        count(&engine.counts.writes_in_one_round);
         if let Some(asker) = asker {
             asker.answer(reply.as_deref().unwrap_or(b"+OK\r\n"));
         }
@@ -695,11 +702,11 @@ impl<B: Backend> Write<B> {
         let (error, asker, lane) = {
             let mut inner = self.inner.borrow_mut();
             inner.stage = Stage::Over;
+            inner.count();
             (inner.error.take(), inner.asker.clone(), inner.lane)
         };
         engine.lanes.disown(lane);
         engine.lanes.leave(lane);
-        count(&engine.counts.writes_in_one_round);
         let mut out = Vec::new();
         reply::store_error(&mut out, error.as_deref().unwrap_or_default());
         if let Some(asker) = asker {
@@ -791,7 +798,7 @@ impl<B: Backend> ReplySink for Write<B> {
                 && vote != Vote::Accepted
                 && let Some(group) = inner.group.clone()
             {
-                engine.missed(&group, inner.key(), &inner.members, index);
+                engine.missed(&group, inner.key(), &inner.members);
             }
         }
         self.look(&engine);

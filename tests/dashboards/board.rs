@@ -155,6 +155,7 @@ pub(crate) fn board() -> Value {
         ("Overview", overview()),
         ("Clients", clients()),
         ("Ring and nodes", nodes()),
+        ("Replication", replication()),
         ("Config", config()),
         ("Process", process()),
     ];
@@ -315,6 +316,46 @@ fn nodes() -> Vec<Panel> {
             .query("{{node}} connect {{result}}", "sum by (node, result) (rate(quoit_node_connects_total{@}[@]))")
             .query("{{node}} probe", "sum by (node) (rate(quoit_node_probes_total{@}[@]))")
             .query("{{node}} stall", "sum by (node) (rate(quoit_node_stalls_total{@}[@]))"),
+    ]
+}
+
+fn replication() -> Vec<Panel> {
+    use Look::{Line, Stat};
+    vec![
+        Panel::new(Stat, 6, "none", "Stores that do not vote", "Stores of replicated pools that count for nothing: not reached yet, being rebuilt, or of another ring.")
+            .query("", "count(min by (pool, node) (quoit_replication_members{@}) == 0) or vector(0)")
+            .from(1.0, "red"),
+        Panel::new(Stat, 6, "none", "Keys with fewer replicas", "Keys that a replica missed, as far as the proxies know, and that wait for repair.")
+            .query("", "sum(quoit_replication_repairs_waiting{@})")
+            .from(1.0, "orange"),
+        Panel::new(Stat, 6, "percentunit", "Reads in one round", "The part of the reads for which the replicas that were asked agreed at once.")
+            .query("", r#"sum(rate(quoit_replication_reads_total{@,rounds="one"}[@])) / sum(rate(quoit_replication_reads_total{@}[@]))"#),
+        Panel::new(Stat, 6, "s", "Clock skew", "By how much the newest version seen is ahead of the clock of the proxy that saw it.")
+            .query("", "max(quoit_replication_clock_skew_seconds{@})")
+            .from(1.0, "red"),
+        Panel::new(Line, 12, "reqps", "Reads and writes, by rounds", "Requests for replicated keys per second: answered after one round of messages, or after more.")
+            .query("{{pool}} read, {{rounds}}", "sum by (pool, rounds) (rate(quoit_replication_reads_total{@}[@]))")
+            .query("{{pool}} write, {{rounds}}", "sum by (pool, rounds) (rate(quoit_replication_writes_total{@}[@]))"),
+        Panel::new(Line, 12, "reqps", "Requests without enough replicas", "Requests per second answered -UNKNOWN (they may have been applied) and -NOREPLICAS (they were not).")
+            .query("{{pool}} unknown", "sum by (pool) (rate(quoit_replication_unknown_total{@}[@]))")
+            .query("{{pool}} no replicas", "sum by (pool) (rate(quoit_replication_no_replicas_total{@}[@]))"),
+        Panel::new(Line, 12, "ops", "Repairs", "Keys per second brought to replicas that missed them: before a read was answered, in the background, and those for which the queue had no room.")
+            .query("{{pool}} before a read", "sum by (pool) (rate(quoit_replication_read_repairs_total{@}[@]))")
+            .query("{{pool}} in the background", "sum by (pool) (rate(quoit_replication_repairs_total{@}[@]))")
+            .query("{{pool}} dropped", "sum by (pool) (rate(quoit_replication_repairs_dropped_total{@}[@]))"),
+        Panel::new(Line, 12, "none", "Keys that wait for repair", "By proxy. It grows while a store is away, and ends when that is back.")
+            .query("{{instance}} {{pool}}", "sum by (instance, pool) (quoit_replication_repairs_waiting{@})"),
+        Panel::new(Line, 12, "ops", "Contention and hedges", "Per second: answers of stores that had seen a newer version, and reads asked again because they took too long.")
+            .query("{{pool}} refused", "sum by (pool) (rate(quoit_replication_refusals_total{@}[@]))")
+            .query("{{pool}} hedge", "sum by (pool) (rate(quoit_replication_hedges_total{@}[@]))"),
+        Panel::new(Line, 12, "none", "Stores that vote", "1 if every worker of every proxy counts the store's word.")
+            .query("{{pool}} {{node}}", "min by (pool, node) (quoit_replication_members{@})"),
+        Panel::new(Line, 12, "ops", "Fences and transfers", "Per second: answers of stores whose fence was not the expected one, and values that a store could not take from another.")
+            .query("{{pool}} fenced", "sum by (pool) (rate(quoit_replication_fenced_total{@}[@]))")
+            .query("{{pool}} transfer refused", "sum by (pool) (rate(quoit_replication_transfers_refused_total{@}[@]))"),
+        Panel::new(Line, 12, "none", "Rebuilt stores and adopted keys", "Since the proxies started: stores that were filled again, and keys from before quoit that got a version.")
+            .query("{{pool}} rebuilt", "sum by (pool) (quoit_replication_rebuilds_total{@})")
+            .query("{{pool}} adopted", "sum by (pool) (quoit_replication_adopted_total{@})"),
     ]
 }
 

@@ -37,13 +37,21 @@ fn start_redis(directory: &Path, port: u16) -> std::io::Result<Program> {
     Ok(program)
 }
 
-fn start_quoit(directory: &Path, port: u16, admin_port: u16, store_ports: &[u16]) -> Program {
+/// A proxy with one listener for a pool with one copy of each key, and one for a pool with three. Three stores for each.
+fn start_quoit(directory: &Path, ports: [u16; 2], admin_port: u16, store_ports: &[u16]) -> Program {
+    let [port, replicated_port] = ports;
     let mut config = format!(
         "[proxy]\nworkers = 2\n[admin]\nbind = \"127.0.0.1:{admin_port}\"\n[[listener]]\nbind = \"127.0.0.1:{port}\"\n\
          protocol = \"redis\"\npool = \"main\"\n[[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = 1\n\
          [pool.ring]\nplacement = \"ketama\"\nhash_tag = \"{{}}\"\n"
     );
-    for (node, store_port) in ["a", "b", "c"].iter().zip(store_ports) {
+    let replicated = format!(
+        "[[listener]]\nbind = \"127.0.0.1:{replicated_port}\"\npool = \"kept\"\n[[pool]]\nname = \"kept\"\nreplicas = 3\n"
+    );
+    for (at, (node, store_port)) in ["a", "b", "c", "d", "e", "f"].iter().zip(store_ports).enumerate() {
+        if at == 3 {
+            config.push_str(&replicated);
+        }
         write!(config, "[[pool.node]]\nname = \"{node}\"\naddress = \"127.0.0.1:{store_port}\"\n").unwrap();
     }
     std::fs::write(directory.join("quoit.toml"), config).unwrap();
@@ -153,14 +161,14 @@ fn check_all(admin_port: u16, prometheus_port: u16) {
 fn every_query_returns_data() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    let store_ports = [free_port(), free_port(), free_port()];
+    let store_ports: [u16; 6] = std::array::from_fn(|_| free_port());
     let stores: Result<Vec<_>, _> = store_ports.iter().map(|&port| start_redis(directory, port)).collect();
     if let Err(error) = &stores {
         eprintln!("skipped: redis-server does not start: {error}");
         return;
     }
-    let (port, admin_port, prometheus_port) = (free_port(), free_port(), free_port());
-    let _quoit = start_quoit(directory, port, admin_port, &store_ports);
+    let (ports, admin_port, prometheus_port) = ([free_port(), free_port()], free_port(), free_port());
+    let _quoit = start_quoit(directory, ports, admin_port, &store_ports);
     let _prometheus = match start_prometheus(directory, prometheus_port, admin_port) {
         Ok(prometheus) => prometheus,
         Err(error) => {
@@ -170,7 +178,10 @@ fn every_query_returns_data() {
     };
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| load(port, &ended));
+        for port in ports {
+            let ended = &ended;
+            scope.spawn(move || load(port, ended));
+        }
         // Ends the load whether the checks hold or panic: the scope waits for it.
         let end = EndOnDrop(&ended);
         check_all(admin_port, prometheus_port);

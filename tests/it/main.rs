@@ -25,6 +25,8 @@ mod multi_key;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod quoit_commands;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod replication;

@@ -14,6 +14,8 @@ pub(super) struct Banner {
     stores: Vec<u16>,
     /// How many of them are in the ring.
     in_ring: usize,
+    /// On how many of them each key is.
+    replicas: u32,
     /// Where clients connect.
     clients: Option<SocketAddr>,
     admin: Option<SocketAddr>,
@@ -31,6 +33,7 @@ impl Banner {
             kind: stores.kind(),
             stores: stores.ports().to_vec(),
             in_ring,
+            replicas: config.pools.first().map_or(1, |pool| pool.replicas),
             clients: config.listeners.first().map(|listener| listener.bind),
             admin: config.admin.bind,
             path: path.to_owned(),
@@ -103,6 +106,9 @@ impl fmt::Display for Banner {
             out,
             "quoit demo: {stores} stores, {in_ring} of them in the ring, behind one port that speaks Redis."
         )?;
+        if self.replicas > 1 {
+            writeln!(out, "Each key is on {} of them.", self.replicas)?;
+        }
         writeln!(
             out,
             "{}",

@@ -8,8 +8,15 @@ use std::path::Path;
 /// Ends the line of every address where the demo runs a store, commented out or not.
 const MARK: &str = "# demo store";
 
-/// The file for these ports. The last store is not in the ring: its lines are there, commented out.
-pub(super) fn text(proxy: u16, admin: u16, stores: &[u16]) -> String {
+/// The file for these ports. The last store is not in the ring: its lines are there, commented out. With several replicas,
+/// whose ring stays as it is while it is served, all stores are in it.
+pub(super) fn text(proxy: u16, admin: u16, stores: &[u16], replicas: u16) -> String {
+    let copies = match replicas {
+        0 | 1 => String::new(),
+        _ => format!(
+            "replicas = {replicas}                      # each key is on {replicas} stores; see docs/replication.md\n"
+        ),
+    };
     let mut text = format!(
         r#"# The configuration of this demo. Save the file and the running proxy follows: no restart, no reply lost.
 # A mistake changes nothing, and the log shows where it is. Every setting: `quoit schema --markdown`.
@@ -25,7 +32,7 @@ pool = "main"
 [[pool]]
 name = "main"
 protocol = "redis"
-
+{copies}
 [pool.ring]
 placement = "ketama"
 hash_tag = "{{}}"                  # user:{{42}}:name and user:{{42}}:mail share a node
@@ -33,7 +40,7 @@ hash_tag = "{{}}"                  # user:{{42}}:name and user:{{42}}:mail share
 # The name is the node's identity on the ring: its address may change and nothing moves.
 "#
     );
-    let in_ring = stores.len().saturating_sub(1);
+    let in_ring = if replicas > 1 { stores.len() } else { stores.len().saturating_sub(1) };
     for (index, port) in stores.iter().enumerate() {
         let comment = if index < in_ring { "" } else { "#" };
         if index == in_ring {
@@ -89,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_last_store_waits_outside_the_ring() {
-        let text = text(6380, 9380, &[7001, 7002, 7003]);
+        let text = text(6380, 9380, &[7001, 7002, 7003], 1);
         assert_eq!(ring(&text), ["node-1", "node-2"]);
         assert_eq!(store_ports(&text), [7001, 7002, 7003]);
         let edited: Vec<&str> = text
@@ -98,6 +105,13 @@ mod tests {
             .collect();
         assert_eq!(ring(&edited.join("\n")), ["node-1", "node-2", "node-3"]);
         assert_eq!(store_ports(&edited.join("\n")), [7001, 7002, 7003]);
+    }
+
+    #[test]
+    fn replicas_use_all_stores() {
+        let text = text(6380, 9380, &[7001, 7002, 7003], 3);
+        assert_eq!(ring(&text), ["node-1", "node-2", "node-3"]);
+        assert_eq!(check_text("quoit.toml", &text).unwrap().pools[0].replicas, 3);
     }
 
     #[test]

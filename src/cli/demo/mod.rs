@@ -46,6 +46,9 @@ pub(super) struct Demo {
     /// How many stores to start; the last one is left for you to add to the ring [default: 4]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=64))]
     nodes: Option<u16>,
+    /// On how many stores each key is kept; with more than one, all stores are in the ring [default: 1]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=7))]
+    replicas: Option<u16>,
     /// Start `redis-server` or `valkey-server` from PATH instead of the built-in demo stores
     #[arg(long)]
     real: bool,
@@ -111,21 +114,26 @@ impl Demo {
 
     /// Starts stores on free ports and writes the file about them.
     async fn start_afresh(&self, kind: Kind, path: &Path) -> anyhow::Result<Stores> {
-        let places =
-            (0..self.nodes.unwrap_or(STORES_DEFAULT)).map(|index| Place::Preferred(STORE_PORT_DEFAULT + index));
+        let (count, replicas) = (self.nodes.unwrap_or(STORES_DEFAULT), self.replicas.unwrap_or(1));
+        let count = if self.nodes.is_none() { count.max(replicas) } else { count };
+        ensure!(replicas <= count, "{replicas} replicas do not fit on {count} stores");
+        let places = (0..count).map(|index| Place::Preferred(STORE_PORT_DEFAULT + index));
         let stores = Stores::start(kind, places, path).await?;
         let proxy = self.port.map_or_else(|| free_port(Place::Preferred(PORT_DEFAULT)), Ok)?;
         let admin = self.admin_port.map_or_else(|| free_port(Place::Preferred(ADMIN_PORT_DEFAULT)), Ok)?;
         ensure!(proxy != admin, "clients and --admin-port cannot share port {proxy}");
-        file::write(path, &file::text(proxy, admin, stores.ports()))
+        file::write(path, &file::text(proxy, admin, stores.ports(), replicas))
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(stores)
     }
 
     /// Starts the stores of a file that an earlier demo wrote.
     async fn start_again(&self, kind: Kind, path: &Path, text: &str) -> anyhow::Result<Stores> {
-        if self.nodes.is_some() || self.port.is_some() || self.admin_port.is_some() {
-            bail!("{} is there already and says how many stores and which ports: name another --dir", path.display());
+        if self.nodes.is_some() || self.replicas.is_some() || self.port.is_some() || self.admin_port.is_some() {
+            bail!(
+                "{} is there already and says how many stores, replicas and which ports: name another --dir",
+                path.display()
+            );
         }
         Stores::start(kind, file::store_ports(text).into_iter().map(Place::Fixed), path).await
     }

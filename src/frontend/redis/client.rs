@@ -92,6 +92,7 @@ impl Session {
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
         inner.authenticated = !needs_password;
+        inner.level = None;
         if let Some(facts) = &mut inner.facts {
             facts.name.clear();
             facts.no_evict = false;

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use super::quoit;
 use super::requests::class_of;
 use super::session::Session;
 use super::worker::Order;
@@ -82,7 +83,7 @@ pub(super) fn answer(
             reply::array_header(out, 0);
         }
         LocalVerb::Time => time(out),
-        LocalVerb::Quoit => quoit(view, listener, args, out),
+        LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
         LocalVerb::ClientList => {
             list_clients(session, row, resp);
             return Local::Silent;
@@ -311,23 +312,6 @@ fn info(session: &Session, view: &View, args: &Args<'_>) -> String {
         }
     }
     text
-}
-
-/// `QUOIT ROUTE key`: where a key lives.
-fn quoit(view: &View, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>) {
-    let (true, Some(key), 3) = (args.is_word(1, "ROUTE"), args.get(2), args.len()) else {
-        return reply::error(out, "ERR QUOIT takes: ROUTE key");
-    };
-    let route = listener.route(key);
-    let pool = route.map_or(listener.pool, |route| route.pool);
-    let rewritten = route.map_or_else(|| key.into(), |route| route.rewritten(key));
-    let (Some((_, node)), Some(found)) = (view.owner(pool, &rewritten), view.topology.pools.get(pool)) else {
-        return reply::no_pool(out);
-    };
-    reply::array_header(out, 3);
-    reply::bulk(out, found.name.as_bytes());
-    reply::bulk(out, node.options().name.as_bytes());
-    reply::bulk(out, node.options().address.to_string().as_bytes());
 }
 
 /// `CLIENT LIST` asks every worker; the reply comes when all have answered.

@@ -7,6 +7,7 @@ mod client;
 mod intake;
 mod local;
 mod output;
+mod quoit;
 mod requests;
 mod session;
 mod worker;

@@ -211,7 +211,11 @@ impl ReplySink for Session {
         }
         let flow = match piece {
             Piece::Whole(bytes) => {
-                let outcome = if bytes.first() == Some(&b'-') { Outcome::StoreError } else { Outcome::Ok };
+                let outcome = match bytes.first() {
+                    Some(b'-') if reply::is_unavailable(bytes) => Outcome::Unavailable,
+                    Some(b'-') => Outcome::StoreError,
+                    _ => Outcome::Ok,
+                };
                 self.settle(inner, tag.slot, bytes, Last::Yes, outcome);
                 Flow::Continue
             }

@@ -100,7 +100,7 @@ impl Worker {
         }));
         let view = Rc::new(View::build(topology, None, &context, metrics));
         let coordinator = Coordinator::new(&context, index == 0);
-        coordinator.refresh(&view);
+        coordinator.refresh(&view, metrics);
         Rc::new(Self {
             coordinator,
             fleet: Arc::clone(fleet),
@@ -232,7 +232,7 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(newest, &view.topology) {
             *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
-            self.coordinator.refresh(&view);
+            self.coordinator.refresh(&view, &self.metrics);
         }
         Rc::clone(&view)
     }
