@@ -141,7 +141,7 @@ impl<B: Backend> Proposal<B> {
             heard.left_out |= !matches!(answer, Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }));
             let votes = self.members.get(at).is_some_and(|member| member.votes());
             if votes {
-                self.hear(engine, ground, &mut heard, at, &said, ballot, base.count);
+                self.hear(engine, ground, &mut heard, at, &said, ballot);
             }
             let alike =
                 heard.accepted.first().is_some_and(|(_, one)| heard.accepted.iter().all(|(_, other)| one == other));
@@ -205,16 +205,7 @@ impl<B: Backend> Proposal<B> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one answer, with all it is judged by")]
-    fn hear(
-        &self,
-        engine: &Engine<B>,
-        ground: &Ground,
-        heard: &mut Heard,
-        at: usize,
-        said: &Said,
-        ballot: Ballot,
-        base_count: u32,
-    ) {
+    fn hear(&self, engine: &Engine<B>, ground: &Ground, heard: &mut Heard, at: usize, said: &Said, ballot: Ballot) {
         let answer = said.as_deref().map(Answer::parse);
         heard.maybe |= maybe_taken(&answer);
         match answer {

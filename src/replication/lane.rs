@@ -76,6 +76,8 @@ struct Lane {
     admitted: u32,
     waiting: VecDeque<Rc<Waiter>>,
     owned: Option<Owned>,
+    /// The last blind write that so many replicas took while an earlier one was under way.
+    settled: Option<(Ballot, usize)>,
     /// It is in the queue of those that may be forgotten.
     remembered: bool,
 }
@@ -102,11 +104,15 @@ impl Lane {
 pub(super) enum Wish {
     Shared,
     Exclusive,
+    /// One lane: shared if this worker wrote last when the turn comes, else exclusive.
+    Owned,
 }
 
 struct Waiter {
     serial: u64,
     wish: Wish,
+    /// How it was let in: shared or exclusive.
+    granted: Cell<Wish>,
     /// Lanes that have not let it in yet.
     missing: Cell<usize>,
     waker: Cell<Option<Waker>>,
@@ -128,6 +134,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Whether others may be in the lanes, too.
+    pub(super) fn is_shared(&self) -> bool {
+        self.wish == Wish::Shared
+    }
+
     /// Keeps a shared lane beyond this value: [`Lanes::leave`] has to follow.
     pub(super) fn keep(mut self) {
         self.ids.clear();
@@ -146,19 +157,22 @@ impl Drop for Held {
         for id in &self.ids {
             match self.wish {
                 Wish::Shared => self.lanes.leave(*id),
-                Wish::Exclusive => self.lanes.release(*id),
+                Wish::Exclusive | Wish::Owned => self.lanes.release(*id),
             }
         }
     }
 }
 
 impl Lanes {
-    /// Enters a lane for one round, if nothing waits there. [`Lanes::leave`] has to follow.
+    /// Enters a lane for a blind write in one round, if nothing waits there. [`Lanes::leave`] has to follow.
+    ///
+    /// Not while updates may be under way that each build on the one before: should they have to be sent again, they
+    /// would come after the blind write. Behind them it goes as one of them.
     #[inline]
     pub(super) fn enter(&self, id: LaneId) -> bool {
         let mut map = self.map.borrow_mut();
         let lane = map.entry(id).or_default();
-        if !lane.is_open() {
+        if !lane.is_open() || lane.sharing > 0 && lane.owned.is_some() {
             return false;
         }
         lane.sharing += 1;
@@ -212,6 +226,25 @@ impl Lanes {
         }
     }
 
+    /// So many replicas, a majority, took a blind write. If an earlier one has to be sent again it need not: it is as if it
+    /// had come directly before this one.
+    #[inline]
+    pub(super) fn settled_blindly(&self, id: LaneId, ballot: Ballot, acks: usize) {
+        if let Some(lane) = self.map.borrow_mut().get_mut(&id)
+            && (lane.sharing > 1 || !lane.waiting.is_empty())
+            && lane.settled.is_none_or(|(other, _)| other < ballot)
+        {
+            lane.settled = Some((ballot, acks));
+        }
+    }
+
+    /// Whether this worker sent a blind write after that of `ballot` and so many replicas took it.
+    pub(super) fn is_overwritten(&self, id: LaneId, ballot: Ballot, acks: usize) -> bool {
+        let map = self.map.borrow();
+        let settled = map.get(&id).and_then(|lane| lane.settled);
+        settled.is_some_and(|(later, taken)| later > ballot && taken >= acks)
+    }
+
     /// The round is over.
     #[inline]
     pub(super) fn leave(&self, id: LaneId) {
@@ -238,16 +271,19 @@ impl Lanes {
     /// Lets in those at the front that may go together.
     fn admit(lane: &mut Lane) {
         while let Some(first) = lane.waiting.front() {
-            let free = match first.wish {
-                Wish::Shared => !lane.exclusive,
-                Wish::Exclusive => !lane.exclusive && lane.sharing == 0 && lane.admitted == 0,
+            let shares = match first.wish {
+                Wish::Shared => true,
+                Wish::Exclusive => false,
+                Wish::Owned => lane.owned.is_some(),
             };
+            let free = !lane.exclusive && (shares || lane.sharing == 0 && lane.admitted == 0);
             if !free {
                 return;
             }
             let Some(first) = lane.waiting.pop_front() else { return };
             lane.admitted += 1;
-            lane.exclusive |= first.wish == Wish::Exclusive;
+            lane.exclusive |= !shares;
+            first.granted.set(if shares { Wish::Shared } else { Wish::Exclusive });
             first.missing.set(first.missing.get().saturating_sub(1));
             if first.missing.get() == 0
                 && let Some(waker) = first.waker.take()
@@ -286,7 +322,8 @@ impl Lanes {
         let mut own: SmallVec<[LaneId; 2]> = ids.iter().copied().collect();
         own.sort_unstable();
         own.dedup();
-        let waiter = Rc::new(Waiter { serial, wish, missing: Cell::new(own.len()), waker: Cell::new(None) });
+        let (missing, granted, waker) = (Cell::new(own.len()), Cell::new(wish), Cell::new(None));
+        let waiter = Rc::new(Waiter { serial, wish, granted, missing, waker });
         let mut map = self.map.borrow_mut();
         for id in &own {
             let lane = map.entry(*id).or_default();
@@ -295,7 +332,7 @@ impl Lanes {
             Self::admit(lane);
         }
         drop(map);
-        Waiting { lanes: Rc::clone(self), ids: own, waiter, wish, done: false }
+        Waiting { lanes: Rc::clone(self), ids: own, waiter, done: false }
     }
 }
 
@@ -304,7 +341,6 @@ pub(super) struct Waiting {
     lanes: Rc<Lanes>,
     ids: SmallVec<[LaneId; 2]>,
     waiter: Rc<Waiter>,
-    wish: Wish,
     done: bool,
 }
 
@@ -318,15 +354,16 @@ impl Future for Waiting {
         }
         self.done = true;
         let lanes = Rc::clone(&self.lanes);
+        let wish = self.waiter.granted.get();
         for id in &self.ids {
             if let Some(lane) = lanes.map.borrow_mut().get_mut(id) {
                 lane.admitted = lane.admitted.saturating_sub(1);
-                if self.wish == Wish::Shared {
+                if wish == Wish::Shared {
                     lane.sharing += 1;
                 }
             }
         }
-        Poll::Ready(Held { lanes, ids: std::mem::take(&mut self.ids), wish: self.wish })
+        Poll::Ready(Held { lanes, ids: std::mem::take(&mut self.ids), wish })
     }
 }
 
@@ -343,7 +380,7 @@ impl Drop for Waiting {
             lane.waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
             if lane.waiting.len() == before {
                 lane.admitted = lane.admitted.saturating_sub(1);
-                lane.exclusive &= self.wish != Wish::Exclusive;
+                lane.exclusive &= self.waiter.granted.get() != Wish::Exclusive;
             }
             Lanes::admit(lane);
         }
@@ -429,6 +466,43 @@ mod tests {
         assert_eq!((base.ballot.seq, next.seq), (2, 3));
         lanes.disown(1);
         assert!(lanes.enter_owned(1, 3).is_none());
+    }
+
+    #[test]
+    fn an_update_shares_a_lane_only_where_this_worker_wrote_last() {
+        let lanes = Rc::new(Lanes::default());
+        let mut first = lanes.wait(&[1], 1, Wish::Owned);
+        let mut second = lanes.wait(&[1], 2, Wish::Owned);
+        let mut read = lanes.wait(&[1], 3, Wish::Shared);
+        assert!(!lanes.enter(1), "what came later does not overtake");
+        let held = poll(&mut first).expect("free");
+        assert!(!held.is_shared() && poll(&mut second).is_none() && poll(&mut read).is_none());
+        held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id: 1, seq: 1 }, count: 1, generation: 0 }));
+        drop(held);
+        let held = poll(&mut second).expect("it builds on the first");
+        assert!(held.is_shared() && poll(&mut read).is_some());
+        assert!(lanes.next_owned(1, 0).is_some());
+        assert!(!lanes.enter(1), "a blind write goes behind it as one of them");
+        // It turns out to need more rounds.
+        let mut again = lanes.wait(&[1], 2, Wish::Exclusive);
+        drop(held);
+        assert!(!poll(&mut again).expect("its turn").is_shared());
+    }
+
+    #[test]
+    fn an_earlier_blind_write_need_not_be_sent_again() {
+        let lanes = Rc::new(Lanes::default());
+        let ballot = |hlc| Ballot { hlc, id: 1, seq: 0 };
+        assert!(lanes.enter(1) && lanes.enter(1));
+        let mut again = lanes.wait(&[1], 1, Wish::Exclusive);
+        lanes.leave(1);
+        lanes.settled_blindly(1, ballot(2), 2);
+        lanes.leave(1);
+        let held = poll(&mut again).expect("its turn");
+        assert!(lanes.is_overwritten(1, ballot(1), 2));
+        assert!(!lanes.is_overwritten(1, ballot(1), 3), "not by so many");
+        assert!(!lanes.is_overwritten(1, ballot(2), 2), "not by itself");
+        drop(held);
     }
 
     #[test]

@@ -421,24 +421,27 @@ impl<B: Backend> Proposal<B> {
     fn search(&self, promises: &[Promise]) -> Search {
         // So many replicas without it, and no quorum can have had it.
         let enough = self.members.len() - self.majority() + 1;
+        let written = || self.keys.iter().enumerate().filter(|(_, key)| key.written).map(|(at, _)| at);
+        let records =
+            |at: usize| promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
+        let contains = |at: usize, tried: &Try| {
+            let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
+            newest.is_some_and(|newest| newest.contains(tried.op_id))
+        };
         let mut clear = true;
-        for (at, key) in self.keys.iter().enumerate() {
-            if !key.written {
-                continue;
+        for (number, tried) in self.tries.iter().enumerate() {
+            let Try { ballot, op_id, base_count, refused, .. } = tried;
+            if written().all(|at| contains(at, tried)) {
+                return Search::Found(number);
             }
-            let records =
-                || promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
-            let newest = records().map(|(_, record)| record).max_by_key(|record| record.accepted);
-            let found = |tried: &Try| newest.is_some_and(|newest| newest.contains(tried.op_id));
-            if let Some(tried) = self.tries.iter().position(found) {
-                return Search::Found(tried);
-            }
-            for Try { ballot, op_id, base_count, refused, .. } in &self.tries {
+            // In some of several keys and not in others: half of it may stay undone.
+            clear &= !written().any(|at| contains(at, tried));
+            for at in written() {
                 let without = |(member, record): &(usize, &Record)| {
                     record.never_accepted(*ballot, *op_id, *base_count)
                         || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *op_id, *base_count)
                 };
-                clear &= records().filter(without).count() >= enough;
+                clear &= records(at).filter(without).count() >= enough;
             }
         }
         if clear { Search::Free } else { Search::Unclear }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use super::Engine;
-use super::lane::{Wish, lane_of};
+use super::lane::{Waiting, Wish, lane_of};
 use super::proposal::Proposal;
 use super::read::Question;
 use super::repair::Held;
@@ -50,14 +50,16 @@ impl<B: Backend> Engine<B> {
     pub(super) fn read_slowly(self: &Rc<Self>, read: SlowRead<B>) {
         read.question.group.cells.reads_in_more_rounds.increment();
         let engine = Rc::clone(self);
-        self.spawn(async move { engine.run_slow_read(read).await });
+        let lanes: SmallVec<[u64; 2]> = read.keys.iter().map(|key| lane_of(read.question.group.seed, key)).collect();
+        // Now and not when the task runs: what comes next must not overtake it.
+        let waiting = self.lanes.wait(&lanes, read.serial, Wish::Shared);
+        self.spawn(async move { engine.run_slow_read(read, waiting).await });
     }
 
-    async fn run_slow_read(self: &Rc<Self>, read: SlowRead<B>) {
+    async fn run_slow_read(self: &Rc<Self>, read: SlowRead<B>, waiting: Waiting) {
         let group = Rc::clone(&read.question.group);
         let deadline = self.deadline(&group);
-        let lanes: SmallVec<[u64; 2]> = read.keys.iter().map(|key| lane_of(group.seed, key)).collect();
-        let share = self.lanes.wait(&lanes, read.serial, Wish::Shared).await;
+        let share = waiting.await;
         let mut out = Vec::new();
         loop {
             match self.look(&read).await {

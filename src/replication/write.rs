@@ -327,9 +327,11 @@ impl<B: Backend> Engine<B> {
         let lanes: SmallVec<[LaneId; 2]> = keys.iter().map(|key| lane_of(request.group.seed, &key.name)).collect();
         let words = self.words_of(request.row, &request.args);
         let proposal = self.proposal_of(request, keys, Work::Opaque(words), sink, tag);
-        let (engine, serial) = (Rc::clone(self), self.next_serial());
+        let engine = Rc::clone(self);
+        // Now and not when the task runs: what comes next must not overtake it.
+        let waiting = self.lanes.wait(&lanes, self.next_serial(), Wish::Exclusive);
         self.spawn(async move {
-            let held = engine.lanes.wait(&lanes, serial, Wish::Exclusive).await;
+            let held = waiting.await;
             proposal.run(engine, held).await;
         });
         Taken::Sent
@@ -371,18 +373,23 @@ impl<B: Backend> Engine<B> {
     /// Runs a proposal for one key when its turn has come: in one round if the key is this worker's by then.
     fn propose_in_turn(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
         let engine = Rc::clone(self);
+        // Now and not when the task runs: what comes next must not overtake it.
+        let waiting = self.lanes.wait(&[lane], serial, Wish::Owned);
         self.spawn(async move {
-            let shared = engine.lanes.wait(&[lane], serial, Wish::Shared).await;
-            let generation = proposal.group.generation.get();
-            if proposal.tries.is_empty()
-                && let Some((base, ballot)) = engine.lanes.next_owned(lane, generation)
-            {
-                shared.keep(); // The write gives it back.
-                engine.start_proposed(proposal, lane, serial, base, ballot);
-                return;
+            let mut held = waiting.await;
+            if held.is_shared() {
+                if proposal.tries.is_empty()
+                    && let Some((base, ballot)) = engine.lanes.next_owned(lane, proposal.group.generation.get())
+                {
+                    held.keep(); // The write gives it back.
+                    engine.start_proposed(proposal, lane, serial, base, ballot);
+                    return;
+                }
+                // It waits before it leaves, so that nothing gets in between.
+                let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
+                drop(held);
+                held = waiting.await;
             }
-            drop(shared);
-            let held = engine.lanes.wait(&[lane], serial, Wish::Exclusive).await;
             proposal.run(engine, held).await;
         });
     }
@@ -674,7 +681,7 @@ impl<B: Backend> Write<B> {
 
     /// Enough replicas have it.
     fn done(&self, engine: &Rc<Engine<B>>) {
-        let (reply, asker, owned, lane) = {
+        let (reply, asker, owned, lane, acks) = {
             let mut inner = self.inner.borrow_mut();
             inner.stage = Stage::Over;
             inner.note_missing(engine);
@@ -683,9 +690,10 @@ impl<B: Backend> Write<B> {
             let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
             let is_base = inner.is_blind() && inner.accepted >= majority;
             let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));
-            (reply, inner.asker.clone(), is_base.then_some(owned), inner.lane)
+            (reply, inner.asker.clone(), is_base.then_some(owned), inner.lane, inner.accepted)
         };
         if let Some(owned) = owned {
+            engine.lanes.settled_blindly(lane, owned.ballot, acks);
             engine.lanes.wrote_blindly(lane, owned);
         }
         engine.lanes.leave(lane);
@@ -716,11 +724,12 @@ impl<B: Backend> Write<B> {
 
     /// It goes on in several rounds, at its place in the lane.
     fn go_on(&self, engine: &Rc<Engine<B>>) {
-        let (proposal, lane, serial) = {
+        let (proposal, lane, serial, blind) = {
             let mut inner = self.inner.borrow_mut();
             inner.stage = Stage::Over;
             let tried = inner.tried();
-            (inner.proposal(engine, tried), inner.lane, inner.serial)
+            let blind = inner.is_blind().then_some(inner.ballot);
+            (inner.proposal(engine, tried), inner.lane, inner.serial, blind)
         };
         engine.lanes.disown(lane);
         let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
@@ -730,6 +739,14 @@ impl<B: Backend> Write<B> {
         let own = Rc::clone(engine);
         engine.spawn(async move {
             let held = waiting.await;
+            if blind.is_some_and(|ballot| own.lanes.is_overwritten(lane, ballot, proposal.needed)) {
+                // Sent again it would undo what came after it, perhaps from the same client.
+                drop(held);
+                if let Some(asker) = &proposal.asker {
+                    asker.answer(b"+OK\r\n");
+                }
+                return;
+            }
             proposal.run(own, held).await;
         });
     }
