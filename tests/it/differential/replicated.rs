@@ -78,6 +78,7 @@ impl Comparison {
         let references = pair.reference.pipeline(&requests, batch.len());
         for (index, ((command, subject), reference)) in batch.iter().zip(subjects).zip(references).enumerate() {
             if is_unknown(&subject.value) || is_refused(&subject.value) {
+                eprintln!("command {index} of {}: {}: {:?}", batch.len(), show(command), subject.value);
                 self.unknown += 1;
                 return false;
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::done;
-use crate::support::{Client, Cluster, PATIENCE, Reach, Value, eventually};
+use crate::support::{Client, Cluster, PATIENCE, Reach, RedisServer, Reply, Value, encode, eventually};
 
 /// Waits until every store gives one answer to a question about a key, apart from times.
 #[track_caller]
@@ -175,6 +175,39 @@ fn keys_that_expire() {
         }
         cluster.converges("after expiry");
     }
+}
+
+/// F17: the commands of one client for one key happen in the order they were sent, whatever their classes.
+#[test]
+fn a_pipeline_keeps_its_order() {
+    let Some(cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    let Some(reference) = RedisServer::start() else { return };
+    let (mut subject, mut reference) = (cluster.client(0), reference.client());
+    // Blind writes, updates, opaque ones, and reads; each pair of neighbours meets in some line.
+    let pipelines = [
+        "SET K 1|GET K|SET K 2|GET K|SET K 3|GET K",
+        "SET K 1|INCR K|GET K|SET K 5|INCR K|GET K|DEL K|GET K|INCR K",
+        "INCR K|GET K|INCR K|GET K|DEL K|EXISTS K|INCR K|GET K",
+        "APPEND K a|STRLEN K|APPEND K b|STRLEN K|SET K x|APPEND K c|GET K",
+        "SET K 1|DEL K|GET K|SET K 2|GET K|DEL K|EXISTS K",
+        "SADD K a|SPOP K|SCARD K|SADD K b|SMEMBERS K|SPOP K|EXISTS K|SADD K c|SCARD K",
+        "SET K a|RENAME K {K}2|GET K|GET {K}2|SET K b|RENAME {K}2 K|GET K|EXISTS {K}2",
+        "RPUSH K a b|LMOVE K {K}3 LEFT RIGHT|LRANGE {K}3 0 -1|LRANGE K 0 -1|RPUSH {K}3 c|LMOVE {K}3 K LEFT LEFT|LLEN K",
+        "SADD K a|SADD {K}4 b|SUNIONSTORE {K}5 K {K}4|SCARD {K}5|SADD K c|SUNIONSTORE {K}5 K {K}4|SCARD {K}5|DEL K|SCARD {K}5",
+        "MSET K 1 {K}6 2|MGET K {K}6|INCR K|MGET K {K}6|DEL K {K}6|MGET K {K}6|EXISTS K {K}6",
+    ];
+    for (number, line) in pipelines.iter().cycle().take(60).enumerate() {
+        // Hash tags of their own: `{K}2` is in one with `K`.
+        let tag = format!("{{k{number}}}");
+        let line = line.replace("{K}", &tag).replace('K', &tag);
+        let commands: Vec<Vec<&str>> = line.split('|').map(|command| command.split(' ').collect()).collect();
+        let requests: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
+        let subjects = subject.pipeline(&requests, commands.len());
+        let references = reference.pipeline(&requests, commands.len());
+        let shown = |replies: &[Reply]| replies.iter().map(|reply| reply.value.sorted()).collect::<Vec<_>>();
+        assert_eq!(shown(&subjects), shown(&references), "{line}");
+    }
+    cluster.converges("after pipelines");
 }
 
 /// A payload restores the same value on every replica; a broken one is refused and changes nothing.
