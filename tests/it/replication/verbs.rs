@@ -210,6 +210,33 @@ fn a_pipeline_keeps_its_order() {
     cluster.converges("after pipelines");
 }
 
+/// What a store refuses is refused in its words, changes nothing, and leaves nothing behind that comes back later.
+#[test]
+fn errors_change_nothing() {
+    let Some(cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    let Some(reference) = RedisServer::start() else { return };
+    let (mut subject, mut reference) = (cluster.client(0), reference.client());
+    let lines = [
+        "SET K word|INCR K|GET K|DEL K|GET K|GETDEL K|STRLEN K|GET K",
+        "SET K 1|INCR K|DECRBY K x|APPEND K 2|GET K|DEL K|STRLEN K|GETDEL K|GET K",
+        "RPUSH K a|LSET K 9 b|LSET K 0 c|LRANGE K 0 -1|DEL K|LLEN K|LPOP K|LLEN K",
+        "ZADD K 1 a|HMSET K f v|HSET K f v|ZCARD K|DEL K|ZCARD K|HGET K f",
+        "XADD K 5-1 f v|XADD K 5-1 f v|XGROUP CREATE K g 0|XGROUP CREATE K g 0|XGROUP DESTROY K h|XLEN K|DEL K|XLEN K",
+        "SET K old|RESTORE K 0 rubbish|GET K|RESTORE K 0 rubbish REPLACE|GET K|DEL K|GET K|STRLEN K",
+        "SADD K a|GETDEL K|GETSET K v|SCARD K|UNLINK K|SET K v XX|GET K|EXISTS K|SCARD K",
+        "XGROUP CREATE K g 0|EXISTS K|LSET K 0 a|EXISTS K|RENAME K {K}2|EXISTS K",
+    ];
+    for (number, line) in lines.iter().cycle().take(lines.len() * 4).enumerate() {
+        let tag = format!("{{k{number}}}");
+        let line = line.replace("{K}", &tag).replace(" K", &format!(" {tag}"));
+        for (at, command) in line.split('|').enumerate() {
+            let (left, right) = (subject.line(command), reference.line(command));
+            assert_eq!(left, right, "{command}, number {at} of {line}");
+        }
+    }
+    cluster.converges("after errors");
+}
+
 /// A payload restores the same value on every replica; a broken one is refused and changes nothing.
 #[test]
 fn payloads() {
