@@ -95,7 +95,7 @@ impl Comparison {
             }
             assert!(
                 pair.agree(command, &subject, &reference),
-                "command {index} of {}: {}\n  replicas  {subject:?}\n  one store {reference:?}\n  after{}",
+                "command {index} of {}: {}\n  replicas  {subject:?}\n  one store {reference:?}\n  after\n    {}",
                 batch.len(),
                 show(command),
                 self.before(command),
@@ -111,7 +111,8 @@ impl Comparison {
         let shares = |other: &[Vec<u8>]| other[1..].iter().any(|word| word.contains(&b':') && command.contains(word));
         let mut last: Vec<_> = self.history.iter().rev().filter(|(other, _)| shares(other)).take(8).collect();
         last.reverse();
-        last.iter().map(|(command, reply)| format!("\n    {} -> {reply:.80}", show(command))).collect()
+        let lines: Vec<_> = last.iter().map(|(command, reply)| format!("{} -> {reply:.80}", show(command))).collect();
+        lines.join("\n    ")
     }
 
     /// Removes all keys on both sides.
