@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::done;
-use crate::support::{Client, Cluster, PATIENCE, Reach, Value, eventually};
+use crate::support::{Client, Cluster, PATIENCE, Reach, RedisServer, Reply, Value, encode, eventually};
 
 /// Waits until every store gives one answer to a question about a key, apart from times.
 #[track_caller]
@@ -175,6 +175,66 @@ fn keys_that_expire() {
         }
         cluster.converges("after expiry");
     }
+}
+
+/// F17: the commands of one client for one key happen in the order they were sent, whatever their classes.
+#[test]
+fn a_pipeline_keeps_its_order() {
+    let Some(cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    let Some(reference) = RedisServer::start() else { return };
+    let (mut subject, mut reference) = (cluster.client(0), reference.client());
+    // Blind writes, updates, opaque ones, and reads; each pair of neighbours meets in some line.
+    let pipelines = [
+        "SET K 1|GET K|SET K 2|GET K|SET K 3|GET K",
+        "SET K 1|INCR K|GET K|SET K 5|INCR K|GET K|DEL K|GET K|INCR K",
+        "INCR K|GET K|INCR K|GET K|DEL K|EXISTS K|INCR K|GET K",
+        "APPEND K a|STRLEN K|APPEND K b|STRLEN K|SET K x|APPEND K c|GET K",
+        "SET K 1|DEL K|GET K|SET K 2|GET K|DEL K|EXISTS K",
+        "SADD K a|SPOP K|SCARD K|SADD K b|SMEMBERS K|SPOP K|EXISTS K|SADD K c|SCARD K",
+        "SET K a|RENAME K {K}2|GET K|GET {K}2|SET K b|RENAME {K}2 K|GET K|EXISTS {K}2",
+        "RPUSH K a b|LMOVE K {K}3 LEFT RIGHT|LRANGE {K}3 0 -1|LRANGE K 0 -1|RPUSH {K}3 c|LMOVE {K}3 K LEFT LEFT|LLEN K",
+        "SADD K a|SADD {K}4 b|SUNIONSTORE {K}5 K {K}4|SCARD {K}5|SADD K c|SUNIONSTORE {K}5 K {K}4|SCARD {K}5|DEL K|SCARD {K}5",
+        "MSET K 1 {K}6 2|MGET K {K}6|INCR K|MGET K {K}6|DEL K {K}6|MGET K {K}6|EXISTS K {K}6",
+    ];
+    for (number, line) in pipelines.iter().cycle().take(60).enumerate() {
+        // Hash tags of their own: `{K}2` is in one with `K`.
+        let tag = format!("{{k{number}}}");
+        let line = line.replace("{K}", &tag).replace('K', &tag);
+        let commands: Vec<Vec<&str>> = line.split('|').map(|command| command.split(' ').collect()).collect();
+        let requests: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
+        let subjects = subject.pipeline(&requests, commands.len());
+        let references = reference.pipeline(&requests, commands.len());
+        let shown = |replies: &[Reply]| replies.iter().map(|reply| reply.value.sorted()).collect::<Vec<_>>();
+        assert_eq!(shown(&subjects), shown(&references), "{line}");
+    }
+    cluster.converges("after pipelines");
+}
+
+/// What a store refuses is refused in its words, changes nothing, and leaves nothing behind that comes back later.
+#[test]
+fn errors_change_nothing() {
+    let Some(cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    let Some(reference) = RedisServer::start() else { return };
+    let (mut subject, mut reference) = (cluster.client(0), reference.client());
+    let lines = [
+        "SET K word|INCR K|GET K|DEL K|GET K|GETDEL K|STRLEN K|GET K",
+        "SET K 1|INCR K|DECRBY K x|APPEND K 2|GET K|DEL K|STRLEN K|GETDEL K|GET K",
+        "RPUSH K a|LSET K 9 b|LSET K 0 c|LRANGE K 0 -1|DEL K|LLEN K|LPOP K|LLEN K",
+        "ZADD K 1 a|HMSET K f v|HSET K f v|ZCARD K|DEL K|ZCARD K|HGET K f",
+        "XADD K 5-1 f v|XADD K 5-1 f v|XGROUP CREATE K g 0|XGROUP CREATE K g 0|XGROUP DESTROY K h|XLEN K|DEL K|XLEN K",
+        "SET K old|RESTORE K 0 rubbish|GET K|RESTORE K 0 rubbish REPLACE|GET K|DEL K|GET K|STRLEN K",
+        "SADD K a|GETDEL K|GETSET K v|SCARD K|UNLINK K|SET K v XX|GET K|EXISTS K|SCARD K",
+        "XGROUP CREATE K g 0|EXISTS K|LSET K 0 a|EXISTS K|RENAME K {K}2|EXISTS K",
+    ];
+    for (number, line) in lines.iter().cycle().take(lines.len() * 4).enumerate() {
+        let tag = format!("{{k{number}}}");
+        let line = line.replace("{K}", &tag).replace(" K", &format!(" {tag}"));
+        for (at, command) in line.split('|').enumerate() {
+            let (left, right) = (subject.line(command), reference.line(command));
+            assert_eq!(left, right, "{command}, number {at} of {line}");
+        }
+    }
+    cluster.converges("after errors");
 }
 
 /// A payload restores the same value on every replica; a broken one is refused and changes nothing.
