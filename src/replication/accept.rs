@@ -204,7 +204,6 @@ impl<B: Backend> Proposal<B> {
         (said, reply)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one answer, with all it is judged by")]
     fn hear(&self, engine: &Engine<B>, ground: &Ground, heard: &mut Heard, at: usize, said: &Said, ballot: Ballot) {
         let answer = said.as_deref().map(Answer::parse);
         heard.maybe |= maybe_taken(&answer);

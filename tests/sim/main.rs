@@ -12,6 +12,8 @@
 #[cfg(test)]
 mod checker_tests;
 #[cfg(test)]
+mod engine;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod linearizable;

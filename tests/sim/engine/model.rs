@@ -1,0 +1,131 @@
+//! What one copy of each key does, for all verbs that the clients of the engine send.
+
+use std::collections::BTreeSet;
+
+use crate::linearizable::Model;
+use crate::sequential::{Answer, RedisKey, Value, Verb};
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// A verb that other simulations send, too.
+    Plain(Verb),
+    GetDel,
+    SetNx(Vec<u8>),
+    /// The other half of `RENAME`: the key is gone, and its value is the other key's.
+    Rename(usize),
+}
+
+impl Ask {
+    /// The words of the request.
+    pub fn words(&self, key: &[u8], other: &[u8]) -> Vec<Vec<u8>> {
+        let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect();
+        match self {
+            Self::Plain(Verb::Get) => words(&[b"GET", key]),
+            Self::Plain(Verb::Set(value)) => words(&[b"SET", key, value]),
+            Self::Plain(Verb::Del) => words(&[b"DEL", key]),
+            Self::Plain(Verb::Incr) => words(&[b"INCR", key]),
+            Self::Plain(Verb::Append(tail)) => words(&[b"APPEND", key, tail]),
+            Self::Plain(Verb::RPush(item)) => words(&[b"RPUSH", key, item]),
+            Self::Plain(Verb::LRange) => words(&[b"LRANGE", key, b"0", b"-1"]),
+            Self::Plain(Verb::SAdd(member)) => words(&[b"SADD", key, member]),
+            Self::Plain(Verb::SMembers) => words(&[b"SMEMBERS", key]),
+            Self::Plain(Verb::SPop) => words(&[b"SPOP", key]),
+            Self::GetDel => words(&[b"GETDEL", key]),
+            Self::SetNx(value) => words(&[b"SET", key, value, b"NX"]),
+            Self::Rename(_) => words(&[b"RENAME", key, other]),
+        }
+    }
+}
+
+/// One key of the engine.
+pub struct OneKey;
+
+impl Model for OneKey {
+    type State = Value;
+    type Op = Ask;
+    type Result = Answer;
+
+    fn start() -> Value {
+        Value::None
+    }
+
+    fn step(state: &Value, ask: &Ask, result: Option<&Answer>) -> Vec<Value> {
+        let (next, answer) = match (ask, state) {
+            (Ask::Plain(verb), _) => return RedisKey::step(state, verb, result),
+            (Ask::GetDel, Value::None) => (Value::None, Answer::Nil),
+            (Ask::GetDel, Value::Text(text)) => (Value::None, Answer::Bytes(text.clone())),
+            (Ask::SetNx(value), Value::None) => (Value::Text(value.clone()), Answer::Ok),
+            (Ask::SetNx(_), _) => (state.clone(), Answer::Nil),
+            (Ask::GetDel | Ask::Rename(_), _) => (state.clone(), Answer::Refused),
+        };
+        if result.is_none_or(|seen| *seen == answer) { vec![next] } else { Vec::new() }
+    }
+}
+
+/// All keys together, where some verbs have two.
+pub struct AllKeys;
+
+impl Model for AllKeys {
+    type State = Vec<Value>;
+    /// The key, and what is asked of it.
+    type Op = (usize, Ask);
+    type Result = Answer;
+
+    fn start() -> Vec<Value> {
+        vec![Value::None; 4]
+    }
+
+    fn step(state: &Vec<Value>, (key, ask): &(usize, Ask), result: Option<&Answer>) -> Vec<Vec<Value>> {
+        let with = |value: Value| {
+            let mut next = state.clone();
+            next[*key] = value;
+            next
+        };
+        let Ask::Rename(other) = ask else {
+            return OneKey::step(&state[*key], ask, result).into_iter().map(with).collect();
+        };
+        let (next, answer) = match &state[*key] {
+            Value::None => (state.clone(), Answer::Refused),
+            value => {
+                let mut next = with(Value::None);
+                next[*other] = value.clone();
+                (next, Answer::Ok)
+            }
+        };
+        if result.is_none_or(|seen| *seen == answer) { vec![next] } else { Vec::new() }
+    }
+}
+
+/// Reads a reply in RESP2; none of an error that is not of the model.
+pub fn answer(reply: &[u8], ask: &Ask) -> Option<Answer> {
+    let line = |bytes: &[u8]| {
+        let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+        Some((String::from_utf8_lossy(&bytes[1..end]).into_owned(), end + 2))
+    };
+    let (text, after) = line(reply)?;
+    Some(match reply[0] {
+        b'+' if text == "OK" => Answer::Ok,
+        b':' => Answer::Number(text.parse().ok()?),
+        b'$' if text == "-1" => Answer::Nil,
+        b'$' => Answer::Bytes(reply[after..reply.len() - 2].to_vec()),
+        b'*' => {
+            let (mut items, mut at) = (Vec::new(), after);
+            while at < reply.len() {
+                let (len, skip) = line(&reply[at..])?;
+                let from = at + skip;
+                let to = from + len.parse::<usize>().ok()?;
+                items.push(reply[from..to].to_vec());
+                at = to + 2;
+            }
+            if *ask == Ask::Plain(Verb::SMembers) {
+                items = items.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+            }
+            Answer::Items(items)
+        }
+        b'-' if ["WRONGTYPE", "ERR value is not an integer", "ERR no such key"].iter().any(|it| text.starts_with(it)) => {
+            Answer::Refused
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,158 @@
+//! What one run is: how many stores, proxies and clients, what is asked, and what goes wrong. All of it follows from the
+//! seed.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use quoit::quorum::{Adopt, Level, Quorums};
+use quoit::replication::Settings;
+
+use crate::network::{Faults, Transport};
+use crate::sequential::Verb;
+
+use super::model::Ask;
+
+/// One run.
+#[derive(Debug)]
+pub struct Plan {
+    pub stores: usize,
+    pub proxies: usize,
+    pub clients: usize,
+    pub asks: usize,
+    pub keys: usize,
+    /// The longest that a client waits before it asks again.
+    pub pause_us: u64,
+    pub flavour: Flavour,
+    pub level: Level,
+    pub settings: Settings,
+    pub faults: Faults,
+    pub script_flushes: u32,
+    pub service_timeout_us: u64,
+    /// What the stores had before the pool began.
+    pub is_pure: bool,
+}
+
+/// What clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    Registers,
+    Counters,
+    Lists,
+    Popping,
+    Mixed,
+    Renames,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed ^ 0x5eed);
+        let (stores, replicas) = *pick(&mut random, &[(3, 3), (3, 3), (3, 3), (5, 5), (5, 3), (2, 2)]);
+        let has_wipe = replicas > 2 && random.u32(..4) == 0;
+        let flavours = [
+            Flavour::Registers,
+            Flavour::Counters,
+            Flavour::Lists,
+            Flavour::Popping,
+            Flavour::Mixed,
+            Flavour::Mixed,
+            Flavour::Renames,
+        ];
+        let flavour = match *pick(&mut random, &flavours) {
+            Flavour::Renames if stores != usize::from(replicas) => Flavour::Mixed,
+            flavour => flavour,
+        };
+        let horizon_us = if has_wipe { 800_000 } else { 150_000 };
+        let faults = Faults {
+            transport: Transport::Connections,
+            delay_us: *pick(&mut random, &[200, 1_000, 5_000]),
+            slow: *pick(&mut random, &[0, 50, 200]),
+            slow_us: 40_000,
+            lost: *pick(&mut random, &[0, 5, 20, 50]),
+            doubled: 0,
+            store_stalls: random.u32(..4),
+            proxy_stalls: random.u32(..4),
+            stall_us: *pick(&mut random, &[10_000, 40_000, 100_000]),
+            proxy_crashes: random.u32(..3),
+            restarts: random.u32(..3),
+            wipes: u32::from(has_wipe),
+            skew_us: *pick(&mut random, &[0, 1_000, 50_000]),
+            horizon_us,
+        };
+        let proxies = random.usize(2..=4);
+        let clients = proxies * random.usize(1..=3);
+        Self {
+            stores,
+            proxies,
+            clients,
+            asks: 60 / clients,
+            keys: if flavour == Flavour::Renames { 2 } else { random.usize(1..=2) },
+            pause_us: if has_wipe { 100_000 } else { *pick(&mut random, &[500, 5_000, 20_000]) },
+            flavour,
+            level: *pick(&mut random, &[Level::Linearizable, Level::Linearizable, Level::Linearizable, Level::All]),
+            settings: Settings {
+                quorums: Quorums::of_majorities(replicas),
+                tombstone_grace: Duration::from_mins(10),
+                timeout: Duration::from_millis(*pick(&mut random, &[50, 200, 1_000])),
+                hedge: *pick(&mut random, &[None, Some(Duration::from_millis(3))]),
+                repair_queue_len: 1_000,
+                fingerprint: 7,
+                is_strict: true,
+                adopt: Adopt::Majority,
+            },
+            faults,
+            script_flushes: *pick(&mut random, &[0, 0, 10]),
+            service_timeout_us: *pick(&mut random, &[20_000, 60_000]),
+            is_pure: random.u32(..4) > 0,
+        }
+    }
+
+    /// What a client asks next. `serial` makes each value one of its own, so that twice is seen.
+    pub fn ask(&self, random: &mut Rng, key: usize, serial: usize) -> Ask {
+        let number = (serial * 1000).to_string().into_bytes();
+        let word = format!("w{serial}.").into_bytes();
+        let (get, set) = (Ask::Plain(Verb::Get), Ask::Plain(Verb::Set(number.clone())));
+        let asks: Vec<Ask> = match self.flavour {
+            Flavour::Registers => vec![get.clone(), get, set.clone(), set],
+            Flavour::Counters => {
+                vec![get, set, Ask::Plain(Verb::Incr), Ask::Plain(Verb::Incr), Ask::Plain(Verb::Append(b"7".to_vec()))]
+            }
+            Flavour::Lists => vec![
+                Ask::Plain(Verb::LRange),
+                Ask::Plain(Verb::RPush(word.clone())),
+                Ask::Plain(Verb::RPush(word)),
+                Ask::Plain(Verb::Del),
+            ],
+            Flavour::Popping => vec![
+                Ask::Plain(Verb::SMembers),
+                Ask::Plain(Verb::SAdd(word.clone())),
+                Ask::Plain(Verb::SAdd(word)),
+                Ask::Plain(Verb::SPop),
+            ],
+            Flavour::Renames => {
+                vec![get, set.clone(), set, Ask::Rename(1 - key), Ask::Plain(Verb::Append(word)), Ask::GetDel]
+            }
+            Flavour::Mixed => vec![
+                get.clone(),
+                get,
+                set.clone(),
+                set,
+                Ask::Plain(Verb::Incr),
+                Ask::Plain(Verb::Incr),
+                Ask::Plain(Verb::Append(b"1".to_vec())),
+                Ask::Plain(Verb::Del),
+                Ask::Plain(Verb::RPush(word.clone())),
+                Ask::Plain(Verb::LRange),
+                Ask::Plain(Verb::SAdd(word)),
+                Ask::Plain(Verb::SMembers),
+                Ask::Plain(Verb::SPop),
+                Ask::GetDel,
+                Ask::SetNx(number),
+            ],
+        };
+        pick(random, &asks).clone()
+    }
+}
+
+fn pick<'a, T>(random: &mut Rng, all: &'a [T]) -> &'a T {
+    &all[random.usize(..all.len())]
+}

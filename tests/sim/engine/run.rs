@@ -1,0 +1,468 @@
+//! One run: clients ask engines that speak to real stores over wires that fail, and all that they heard is judged.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::task::Waker;
+
+use quoit::backend::{Flow, Piece, ReplySink, Tag};
+use quoit::command::{self, Args, KeyIndexes};
+use quoit::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
+use quoit::replication::{Engine, Group, Member, Request, Taken};
+use quoit::version::{FENCE_KEY, Fence, FenceState, Record, write_record_key};
+
+use crate::history::{Call, End, History, Operation};
+use crate::linearizable::{Verdict, check};
+use crate::network::Network;
+use crate::sequential::{Answer, Verb};
+use crate::store_node::StoreNode;
+
+use super::model::{AllKeys, Ask, OneKey, answer};
+use super::plan::{Flavour, Plan};
+use super::wire::Server;
+use super::world::{Node, Tasks, Told, Wires, World};
+
+/// What came of a run.
+#[derive(Debug, Default, Clone)]
+pub struct Outcome {
+    pub operations: u64,
+    pub unknown: u64,
+    pub failed: u64,
+    pub undecided: u64,
+    pub rebuilt: u64,
+    pub rounds: u64,
+    pub virtual_us: u64,
+    /// Replicas that were still behind at the end, though nobody crashed.
+    pub behind: u64,
+    pub violation: Option<String>,
+    pub trace: String,
+}
+
+/// Longer than anything takes when nothing goes wrong any more: a lease on a rebuild ends after 10 s.
+const PATIENCE_US: u64 = 40_000_000;
+
+/// A reply, as its client gets it.
+type Heard = (usize, u64, Option<Vec<u8>>);
+
+struct Client {
+    proxy: usize,
+    asks: usize,
+    /// The number of its request, and where it stands in the history.
+    current: Option<(u64, Call)>,
+    asked: Option<Ask>,
+    last: Vec<(usize, Ask)>,
+}
+
+struct Ear {
+    client: usize,
+    serial: u64,
+    heard: Rc<RefCell<Vec<Heard>>>,
+}
+
+impl ReplySink for Ear {
+    fn reply(self: Rc<Self>, _tag: Tag, piece: Piece<'_>) -> Flow {
+        let bytes = match piece {
+            Piece::Whole(bytes) => Some(bytes.to_vec()),
+            Piece::Failed(_) => None,
+            other => panic!("a short reply in pieces: {other:?}"),
+        };
+        self.heard.borrow_mut().push((self.client, self.serial, bytes));
+        Flow::Continue
+    }
+
+    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
+        true
+    }
+
+    fn origin(&self) -> usize {
+        self.client + 1
+    }
+
+    fn make_way(&self) {}
+}
+
+struct Proxy {
+    engine: Rc<Engine<Wires>>,
+    group: Rc<Group<Wires>>,
+}
+
+pub struct Run {
+    plan: Plan,
+    world: World,
+    nodes: Vec<Rc<RefCell<StoreNode>>>,
+    proxies: Vec<Option<Proxy>>,
+    tasks: Vec<Tasks>,
+    clients: Vec<Client>,
+    heard: Rc<RefCell<Vec<Heard>>>,
+    history: History<(usize, Ask), Answer>,
+    serial: u64,
+    outcome: Outcome,
+    crashes: u32,
+    traced: bool,
+}
+
+fn key_name(key: usize) -> Vec<u8> {
+    format!("key{key}").into_bytes()
+}
+
+impl Run {
+    pub fn new(seed: u64, traced: bool) -> Self {
+        let plan = Plan::of(seed);
+        let node = |at: usize| Rc::new(RefCell::new(StoreNode::new(seed.wrapping_add(at as u64), plan.proxies, 0)));
+        let nodes: Vec<_> = (0..plan.stores).map(node).collect();
+        let server = |(at, node): (usize, &Rc<RefCell<StoreNode>>)| {
+            Server::new(Rc::clone(node), seed ^ (at as u64) << 8, plan.script_flushes)
+        };
+        let servers = nodes.iter().enumerate().map(server).collect();
+        let mut network = Network::new(servers, plan.proxies, plan.faults.clone(), seed);
+        if traced {
+            network.keep_trace();
+        }
+        network.note(|| format!("{plan:?}"));
+        let world = World::new(network, plan.stores, plan.proxies, seed ^ 0x77, plan.service_timeout_us);
+        let client =
+            |at: usize| Client { proxy: at % plan.proxies, asks: plan.asks, current: None, asked: None, last: Vec::new() };
+        Self {
+            clients: (0..plan.clients).map(client).collect(),
+            proxies: (0..plan.proxies).map(|_| None).collect(),
+            tasks: (0..plan.proxies).map(|_| Tasks::default()).collect(),
+            heard: Rc::default(),
+            history: History::new(),
+            serial: 0,
+            outcome: Outcome::default(),
+            crashes: 0,
+            plan,
+            world,
+            nodes,
+            traced,
+        }
+    }
+
+    /// Runs to the end.
+    pub fn play(mut self) -> Outcome {
+        if !self.plan.is_pure {
+            for node in &self.nodes {
+                node.borrow_mut().command(&[b"SET", b"other", b"1"], 0);
+            }
+        }
+        for proxy in 0..self.plan.proxies {
+            self.start(proxy);
+        }
+        let done = |run: &Self| run.clients.iter().all(|client| client.asks == 0 && client.current.is_none());
+        let ended = self.play_until(done);
+        if !ended {
+            self.violation("liveness: a client has no answer");
+            return self.end();
+        }
+        let started = |run: &Self| run.proxies.iter().all(Option::is_some);
+        let votes = |run: &Self| started(run) && (0..run.plan.stores).all(|store| run.votes(store));
+        if !self.play_until(votes) {
+            self.violation("liveness: a store does not vote");
+            return self.end();
+        }
+        self.ask_last();
+        if !self.play_until(done) {
+            self.violation("liveness: a client has no answer at the end");
+            return self.end();
+        }
+        self.ask_to_settle();
+        self.judge();
+        self.end()
+    }
+
+    fn end(mut self) -> Outcome {
+        self.outcome.virtual_us = self.world.now_us();
+        if self.traced {
+            self.outcome.trace = format!("{}\n{}", self.world.network(|it| it.trace()), self.history.shown());
+        }
+        for proxy in self.proxies.iter().flatten() {
+            self.outcome.rebuilt += proxy.group.cells.rebuilds.get();
+            self.outcome.rounds += proxy.group.cells.writes_in_more_rounds.get();
+        }
+        for proxy in 0..self.plan.proxies {
+            self.stop(proxy);
+        }
+        self.outcome
+    }
+
+    fn violation(&mut self, what: &str) {
+        self.outcome.violation.get_or_insert_with(|| what.to_owned());
+    }
+
+    /// False if that takes forever.
+    fn play_until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
+        let limit = self.world.now_us().max(self.plan.faults.horizon_us) + PATIENCE_US;
+        while !done(self) {
+            if self.world.now_us() > limit {
+                return false;
+            }
+            self.step();
+        }
+        true
+    }
+
+    fn play_for(&mut self, span_us: u64) {
+        let end = self.world.now_us() + span_us;
+        self.play_until(|run| run.world.now_us() >= end);
+    }
+
+    fn step(&mut self) {
+        let Some((proxy, told)) = self.world.step() else { panic!("the keepers never end") };
+        if self.world.now_us() > self.plan.faults.horizon_us {
+            self.world.network(Network::calm);
+        }
+        match told {
+            Told::Nothing => {}
+            Told::Client(client) => self.next_ask(client),
+            Told::Crashed(proxy) => self.crash(proxy),
+            Told::Started(proxy) => self.start(proxy),
+        }
+        self.tasks[proxy].run(&self.world, proxy);
+        self.listen();
+    }
+
+    fn start(&mut self, proxy: usize) {
+        let engine = Engine::new(self.world.wires(proxy), self.world.random(|random| random.u64(..)));
+        let member = |store: usize| Member::new(Rc::new(Node { store, name: format!("node{store}") }));
+        let (stores, replicas) = (self.plan.stores, usize::from(self.plan.settings.quorums.replicas));
+        let locate = move |key: &[u8]| {
+            let first = key.last().map_or(0, |byte| usize::from(*byte));
+            (0..replicas).map(|nth| (first * 2 + nth) % stores).collect()
+        };
+        let serial = engine.next_serial();
+        let members = (0..stores).map(member).collect();
+        let group = Group::new("pool", self.plan.settings.clone(), members, serial, Box::new(locate));
+        engine.keep(&group, true);
+        self.proxies[proxy] = Some(Proxy { engine, group });
+        self.tasks[proxy].run(&self.world, proxy);
+        for client in 0..self.clients.len() {
+            if self.clients[client].proxy == proxy {
+                let pause = self.pause();
+                self.world.call_client(proxy, client, pause + 2_000);
+            }
+        }
+    }
+
+    fn stop(&mut self, proxy: usize) {
+        self.world.forget(proxy);
+        self.tasks[proxy].clear();
+        self.proxies[proxy] = None;
+    }
+
+    fn crash(&mut self, proxy: usize) {
+        self.crashes += 1;
+        self.stop(proxy);
+        self.heard.borrow_mut().clear();
+        for client in self.clients.iter_mut().filter(|client| client.proxy == proxy) {
+            // What it asked stays unknown.
+            if client.current.take().is_some() {
+                self.outcome.unknown += 1;
+            }
+        }
+    }
+
+    fn pause(&self) -> u64 {
+        self.world.random(|random| random.u64(..self.plan.pause_us))
+    }
+
+    fn next_ask(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        if client.current.is_some() {
+            return;
+        }
+        let (key, ask) = match client.last.pop() {
+            Some(last) => last,
+            None if client.asks > 0 => {
+                let (plan, serial) = (&self.plan, self.history.operations().len() + 1);
+                self.world.random(|random| {
+                    let key = random.usize(..plan.keys);
+                    (key, plan.ask(random, key, serial))
+                })
+            }
+            None => return,
+        };
+        client.asks = client.asks.saturating_sub(1);
+        self.ask(at, key, ask);
+    }
+
+    fn ask(&mut self, at: usize, key: usize, ask: Ask) {
+        let proxy_id = self.clients[at].proxy;
+        let call = self.history.call(proxy_id, key, (key, ask.clone()));
+        self.serial += 1;
+        self.outcome.operations += 1;
+        let other = match ask {
+            Ask::Rename(other) => key_name(other),
+            _ => Vec::new(),
+        };
+        let words = ask.words(&key_name(key), &other);
+        self.clients[at].current = Some((self.serial, call));
+        self.clients[at].asked = Some(ask.clone());
+        let serial = self.serial;
+        self.world.network(|network| network.note(|| format!("p{proxy_id} c{at} op{serial} asks {key} {ask:?}")));
+        let mut frame = Vec::new();
+        write_request(&mut frame, words.iter().map(Vec::as_slice));
+        let mut scan = RequestScan::default();
+        let Ok(Scanned::Request { .. }) = scan.scan(&frame, &Limits::REDIS) else { panic!("a request of ours") };
+        let args = Args::new(&frame, scan.bounds());
+        let row = command::resolve(&args).expect("a verb that is served");
+        let mut keys = KeyIndexes::new();
+        command::keys(row, &args, &mut keys).expect("it has keys");
+        let Some(proxy) = &self.proxies[proxy_id] else { panic!("a client of a proxy that is not there") };
+        let request = Request {
+            group: &proxy.group,
+            members: proxy.group.replicas_of(&key_name(key)).expect("all keys have replicas"),
+            frame: &frame,
+            args,
+            keys: &keys,
+            row,
+            version: Version::Resp2,
+            level: self.plan.level,
+        };
+        let ear: Rc<dyn ReplySink> = Rc::new(Ear { client: at, serial, heard: Rc::clone(&self.heard) });
+        let mut out = Vec::new();
+        if proxy.engine.serve(&request, &ear, Tag::default(), &mut out) == Taken::Answered {
+            self.heard.borrow_mut().push((at, serial, Some(out)));
+        }
+    }
+
+    /// Takes what clients have heard.
+    fn listen(&mut self) {
+        loop {
+            let Some((at, serial, bytes)) = self.heard.borrow_mut().pop() else { return };
+            let text = bytes.as_deref().unwrap_or(b"failed").escape_ascii().to_string();
+            self.world.network(|network| network.note(|| format!("c{at} op{serial} hears {text}")));
+            let client = &mut self.clients[at];
+            match client.current.take() {
+                Some((current, call)) if current == serial => self.hear(at, call, bytes, &text),
+                _ => self.violation("an operation was answered twice"),
+            }
+        }
+    }
+
+    fn hear(&mut self, at: usize, call: Call, bytes: Option<Vec<u8>>, text: &str) {
+        let client = &mut self.clients[at];
+        let ask = client.asked.take().expect("it asked");
+        let proxy = client.proxy;
+        match bytes {
+            None => self.history.fail(call),
+            Some(bytes) if bytes.starts_with(b"-UNKNOWN") => self.outcome.unknown += 1,
+            Some(bytes) if bytes.starts_with(b"-NOREPLICAS") => {
+                self.outcome.failed += 1;
+                self.history.fail(call);
+            }
+            Some(bytes) => match answer(&bytes, &ask) {
+                Some(answer) => self.history.answer(call, answer),
+                None => self.violation(&format!("an answer of no model to {ask:?}: {text}")),
+            },
+        }
+        let pause = self.pause();
+        self.world.call_client(proxy, at, pause);
+    }
+
+    /// Each client looks at each key once more.
+    fn ask_last(&mut self) {
+        for at in 0..self.clients.len().min(self.plan.proxies) {
+            let looks = [Verb::Get, Verb::LRange, Verb::SMembers];
+            let all = (0..self.plan.keys).flat_map(|key| looks.iter().map(move |verb| (key, Ask::Plain(verb.clone()))));
+            let all: Vec<_> = if at == 0 { all.collect() } else { all.step_by(3).collect() };
+            self.clients[at].asks = all.len();
+            self.clients[at].last = all;
+            let proxy = self.clients[at].proxy;
+            self.world.call_client(proxy, at, 1);
+        }
+    }
+
+    /// An answer of a store to an operator.
+    fn command(&self, store: usize, args: &[&[u8]]) -> Vec<u8> {
+        self.nodes[store].borrow_mut().command(args, self.world.now_us())
+    }
+
+    fn bulk(&self, store: usize, args: &[&[u8]]) -> Vec<u8> {
+        let reply = self.command(store, args);
+        if reply.starts_with(b"$-1") {
+            return Vec::new();
+        }
+        let at = reply.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        reply[at..reply.len() - 2].to_vec()
+    }
+
+    fn votes(&self, store: usize) -> bool {
+        let fence = Fence::decode(&self.bulk(store, &[b"GET", FENCE_KEY]));
+        fence.is_ok_and(|fence| fence.state == FenceState::Member)
+    }
+
+    /// Waits for what goes on in the background; then replicas with one ballot have one value, and where no proxy
+    /// forgot what it had to repair, all have the same.
+    fn ask_to_settle(&mut self) {
+        let idle = |run: &Self| run.proxies.iter().flatten().all(|proxy| proxy.engine.repairs_waiting() == 0);
+        self.play_until(idle);
+        self.play_for(600_000);
+        for key in 0..self.plan.keys {
+            let name = key_name(key);
+            let Some(proxy) = &self.proxies[0] else { return };
+            let members = proxy.group.replicas_of(&name).expect("all keys have replicas");
+            let stores: Vec<usize> = members.iter().map(|member| member.node.store).collect();
+            let mut record_name = Vec::new();
+            write_record_key(&name, &mut record_name);
+            let mut seen = BTreeMap::new();
+            for store in stores {
+                let bytes = self.bulk(store, &[b"GET", &record_name]);
+                let accepted = if bytes.is_empty() {
+                    quoit::version::Ballot::default()
+                } else {
+                    Record::decode(&bytes).expect("a record").accepted
+                };
+                let value = self.value(store, &name);
+                if seen.entry(accepted).or_insert_with(|| value.clone()) != &value {
+                    self.violation(&format!("key {key}: two values of one ballot {accepted:?} at the end"));
+                }
+            }
+            if seen.len() > 1 {
+                self.outcome.behind += 1;
+                if self.crashes == 0 && self.plan.faults.wipes == 0 {
+                    self.violation(&format!("key {key}: replicas differ at the end: {seen:?}"));
+                }
+            }
+        }
+    }
+
+    /// The value of a key in one form whatever the order of its members.
+    fn value(&self, store: usize, name: &[u8]) -> Vec<u8> {
+        let members = self.command(store, &[b"SORT", name, b"ALPHA"]);
+        match members.first() {
+            Some(b'*') if members != b"*0\r\n" => {
+                let list = self.command(store, &[b"LRANGE", name, b"0", b"-1"]);
+                if list.starts_with(b"-") { members } else { list }
+            }
+            _ => self.bulk(store, &[b"DUMP", name]),
+        }
+    }
+
+    fn judge(&mut self) {
+        if self.plan.flavour == Flavour::Renames {
+            let all = self.history.operations().to_vec();
+            return self.take_verdict(check::<AllKeys>(&all), "all keys");
+        }
+        for key in 0..self.plan.keys {
+            let operations: Vec<Operation<Ask, Answer>> =
+                self.history.of_key(key).into_iter().map(|operation| single(&operation)).collect();
+            self.take_verdict(check::<OneKey>(&operations), &format!("key {key}"));
+        }
+    }
+
+    fn take_verdict(&mut self, verdict: Verdict, of: &str) {
+        match verdict {
+            Verdict::Linearizable => {}
+            Verdict::Undecided => self.outcome.undecided += 1,
+            Verdict::Violation { placed } => {
+                let what = format!("{of}: not linearizable, {placed} operations placed\n{}", self.history.shown());
+                self.violation(&what);
+            }
+        }
+    }
+}
+
+fn single(operation: &Operation<(usize, Ask), Answer>) -> Operation<Ask, Answer> {
+    let end: End<Answer> = operation.end.clone();
+    Operation { proxy: operation.proxy, key: operation.key, call: operation.call, op: operation.op.1.clone(), end }
+}
