@@ -221,24 +221,38 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// A pool whose stores have never been told so: all of them answer, none has a fence.
+    /// A pool whose stores have never been told so: all of them answer and none votes yet. First each gets a fence that
+    /// does not vote; when all have one, they vote. Whoever comes after a proxy that died in between goes on.
     async fn begin_pool(&self, group: &Rc<Group<B>>) {
-        if !group.members.iter().all(|member| matches!(member.standing.get(), Standing::Empty(_))) {
+        let is_begun = |member: &Rc<Member<B>>| {
+            member.belief.get().is_some_and(|belief| belief.fence.state == FenceState::Beginning)
+        };
+        let is_empty = |member: &Rc<Member<B>>| matches!(member.standing.get(), Standing::Empty(_));
+        if group.members.iter().all(|member| is_empty(member) || is_begun(member)) {
+            for member in group.members.iter().filter(|member| is_empty(member)) {
+                let Some(size) = self.ask(group, member, &[b"DBSIZE"]).await else { return };
+                let fingerprint = group.fingerprint_of(&self.backend, member);
+                let pure = size == b":0\r\n";
+                let fence = Fence { fingerprint, epoch: 1, state: FenceState::Beginning, pure };
+                if self.ask(group, member, &[b"SET", FENCE_KEY, &fence.encode(), b"NX"]).await.is_none() {
+                    return;
+                }
+            }
+            self.read_fences(group).await;
+        }
+        let is_known = |member: &Rc<Member<B>>| member.standing.get() == Standing::Known;
+        if !group.members.iter().any(is_begun) || !group.members.iter().all(is_known) {
             return;
         }
-        let mut pure = true;
-        for member in &group.members {
-            let Some(size) = self.ask(group, member, &[b"DBSIZE"]).await else { return };
-            pure &= size == b":0\r\n";
-        }
-        for member in &group.members {
-            let fingerprint = group.fingerprint_of(&self.backend, member);
-            let fence = Fence { fingerprint, epoch: 1, state: FenceState::Member, pure };
-            if self.ask(group, member, &[b"SET", FENCE_KEY, &fence.encode(), b"NX"]).await.is_none() {
+        for member in group.members.iter().filter(|member| is_begun(member)) {
+            let Some(belief) = member.belief.get() else { return };
+            let fence = Fence { state: FenceState::Member, ..belief.fence };
+            let words: &[&[u8]] = &[b"EVAL", COMPARE_AND_SET, b"1", FENCE_KEY, &belief.bytes, &fence.encode()];
+            if self.ask(group, member, words).await.is_none() {
                 return;
             }
         }
-        tracing::info!(pool = %group.name, pure, "a replicated pool begins");
+        tracing::info!(pool = %group.name, pure = group.is_pure(), "a replicated pool begins");
         self.read_fences(group).await;
     }
 
@@ -276,6 +290,12 @@ impl<B: Backend> Engine<B> {
         let quorums = group.quorums();
         // So many of the peers in each set of replicas must know; any may be among those that cannot be reached.
         let may_lack = usize::from(quorums.replicas - 1).saturating_sub(usize::from(quorums.blocking()));
+        let peers = || group.members.iter().filter(|peer| !Rc::ptr_eq(peer, empty));
+        let away = peers().filter(|peer| !peer.votes() || !self.backend.is_available(&peer.node)).count();
+        if away > may_lack {
+            tracing::debug!(pool = %group.name, away, "a store without memory waits for its peers");
+            return false;
+        }
         let (mut lacking, mut epoch, mut pure) = (0, 0, true);
         for peer in group.members.iter().filter(|peer| !Rc::ptr_eq(peer, empty)) {
             let Some(belief) = peer.belief.get() else {

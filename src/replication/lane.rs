@@ -72,6 +72,8 @@ struct Lane {
     /// Operations in their only round.
     sharing: u32,
     exclusive: bool,
+    /// The serial number of who has it alone.
+    holder: u64,
     /// Waiters that were let in and have not begun.
     admitted: u32,
     waiting: VecDeque<Rc<Waiter>>,
@@ -202,6 +204,17 @@ impl Lanes {
         map.is_empty() || map.get(&id).is_none_or(Lane::is_open)
     }
 
+    /// Whether something that came before needs more than one round: what was read meanwhile may be from before it.
+    #[inline]
+    pub(super) fn is_disturbed(&self, id: LaneId, serial: u64) -> bool {
+        let map = self.map.borrow();
+        if map.is_empty() {
+            return false;
+        }
+        let Some(lane) = map.get(&id) else { return false };
+        lane.exclusive && lane.holder < serial || lane.waiting.front().is_some_and(|first| first.serial < serial)
+    }
+
     pub(super) fn set_owned(&self, id: LaneId, owned: Option<Owned>) {
         if let Some(lane) = self.map.borrow_mut().get_mut(&id) {
             lane.owned = owned;
@@ -283,6 +296,7 @@ impl Lanes {
             let Some(first) = lane.waiting.pop_front() else { return };
             lane.admitted += 1;
             lane.exclusive |= !shares;
+            lane.holder = if shares { lane.holder } else { first.serial };
             first.granted.set(if shares { Wish::Shared } else { Wish::Exclusive });
             first.missing.set(first.missing.get().saturating_sub(1));
             if first.missing.get() == 0

@@ -208,6 +208,11 @@ impl<B: Backend> Group<B> {
         Some(group)
     }
 
+    /// Whether no store can hold a key from before quoit.
+    fn is_pure(&self) -> bool {
+        self.members.iter().all(|member| member.is_pure())
+    }
+
     fn quorums(&self) -> Quorums {
         self.settings.quorums
     }

@@ -409,7 +409,12 @@ impl<B: Backend> Proposal<B> {
             }
             if promises.len() >= majority {
                 let search = self.search(&promises);
-                if left == 0 || !matches!(search, Search::Unclear) {
+                // A value from before quoit may be with any of them.
+                let may_adopt = !self.group.is_pure()
+                    && (0..self.keys.len()).any(|key| {
+                        promises.iter().all(|it| it.records.get(key).is_some_and(|(it, _)| it.accepted.is_zero()))
+                    });
+                if left == 0 || !may_adopt && !matches!(search, Search::Unclear) {
                     return Some((promises, search));
                 }
             }

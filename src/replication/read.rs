@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::lane::{LaneId, lane_of};
+use super::lane::{LaneId, Wish, lane_of};
 use super::slow_read::SlowRead;
 use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_probe, write_transaction};
 use super::{Asker, Engine, Group, Members, Request, Taken};
@@ -91,6 +91,7 @@ struct Inner<B: Backend> {
     /// Where the key is in `frame`.
     key: (usize, usize),
     lane: LaneId,
+    serial: u64,
     generation: u64,
     stage: Stage,
     needed: usize,
@@ -140,31 +141,53 @@ impl<B: Backend> Engine<B> {
             self.read_slowly(SlowRead::new(question, request.frame, &request.args, request.keys, self.next_serial()));
             return Taken::Sent;
         };
+        let begin = key.as_ptr().addr() - request.frame.as_ptr().addr();
+        let form = Form::of(request.row, request.args.len());
         let lane = lane_of(request.group.seed, key);
-        let needed = usize::from(request.level.read_acks(request.group.quorums()));
+        let serial = self.next_serial();
+        if self.lanes.is_open(lane) {
+            self.read_at_once(question, request.frame, (begin, begin + key.len()), form, serial);
+        } else {
+            // Behind what waits already; when its turn comes it goes in one round all the same.
+            let waiting = self.lanes.wait(&[lane], serial, Wish::Shared);
+            let (engine, frame) = (Rc::clone(self), request.frame.to_vec());
+            let key = (begin, begin + key.len());
+            self.spawn(async move {
+                let turn = waiting.await;
+                engine.read_at_once(question, &frame, key, form, serial);
+                drop(turn);
+            });
+        }
+        Taken::Sent
+    }
+
+    fn read_at_once(self: &Rc<Self>, question: Question<B>, frame: &[u8], at: (usize, usize), form: Form, serial: u64) {
+        let key = frame.get(at.0..at.1).unwrap_or_default();
+        let group = Rc::clone(&question.group);
+        let needed = usize::from(question.level.read_acks(group.quorums()));
         let mut chosen: SmallVec<[usize; 4]> = SmallVec::new();
-        for (index, member) in request.members.iter().enumerate() {
+        for (index, member) in question.members.iter().enumerate() {
             if chosen.len() < needed && member.votes() && self.backend.is_available(&member.node) {
                 chosen.push(index);
             }
         }
-        if chosen.len() < needed || !self.lanes.is_open(lane) {
-            self.read_slowly(SlowRead::new(question, request.frame, &request.args, request.keys, self.next_serial()));
-            return Taken::Sent;
+        if chosen.len() < needed {
+            self.read_slowly(SlowRead::of_one_key(question, frame, at, serial));
+            return;
         }
         let read = self.take_read();
-        let form = Form::of(request.row, request.args.len());
+        let (version, members) = (question.version, question.members.clone());
         {
-            let begin = key.as_ptr().addr() - request.frame.as_ptr().addr();
             let mut inner = read.inner.borrow_mut();
             let inner = &mut *inner;
             inner.frame.clear();
-            inner.frame.extend_from_slice(request.frame);
-            inner.key = (begin, begin + key.len());
+            inner.frame.extend_from_slice(frame);
+            inner.key = at;
             inner.question = Some(question);
             inner.form = form;
-            inner.lane = lane;
-            inner.generation = request.group.generation.get();
+            inner.lane = lane_of(group.seed, key);
+            inner.serial = serial;
+            inner.generation = group.generation.get();
             inner.stage = Stage::Asking;
             inner.needed = needed;
             inner.ballots.clear();
@@ -173,19 +196,21 @@ impl<B: Backend> Engine<B> {
             inner.waker = None;
         }
         read.since.set(self.backend.now());
-        let all_sent = self.send_read(&read, request, key, form, &chosen);
+        let all_sent = self.send_read(&read, &members, version, frame, key, form, &chosen);
         if !all_sent {
             read.give_over(self);
-        } else if let Some(hedge) = request.group.settings.hedge {
+        } else if let Some(hedge) = group.settings.hedge {
             self.tick(hedge);
         }
-        Taken::Sent
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one round: what is asked, of whom, and who hears")]
     fn send_read(
         &self,
         read: &Rc<Read<B>>,
-        request: &Request<'_, B>,
+        members: &Members<B>,
+        version: Version,
+        frame: &[u8],
         key: &[u8],
         form: Form,
         chosen: &[usize],
@@ -194,23 +219,23 @@ impl<B: Backend> Engine<B> {
         record.clear();
         write_record_key(key, &mut record);
         let sink: Rc<dyn ReplySink> = Rc::<Read<B>>::clone(read);
-        let bytes = request.frame.len() + record.len() + 128;
+        let bytes = frame.len() + record.len() + 128;
         let mut all_sent = true;
         for (nth, index) in chosen.iter().enumerate() {
-            let Some(member) = request.members.get(*index) else { continue };
+            let Some(member) = members.get(*index) else { continue };
             let records = std::iter::once(record.as_slice());
             let asks_value = nth == 0;
             let part = if asks_value { VALUE } else { 0 } + u32::try_from(*index).unwrap_or(0);
             let tag = Tag { slot: 0, part };
             let sent = if asks_value && form == Form::Other {
-                let mut write = |out: &mut Vec<u8>| write_transaction(out, records.clone(), request.frame);
+                let mut write = |out: &mut Vec<u8>| write_transaction(out, records.clone(), frame);
                 let replies = TRANSACTION_REPLIES;
                 let backend = &self.backend;
-                backend.send_transaction(&member.node, bytes, replies, &mut write, request.version, &sink, tag)
+                backend.send_transaction(&member.node, bytes, replies, &mut write, version, &sink, tag)
             } else {
                 let last = asks_value.then_some(key);
                 let mut write = |out: &mut Vec<u8>| write_probe(out, records.clone(), last);
-                self.backend.send(&member.node, bytes, &mut write, request.version, &sink, tag)
+                self.backend.send(&member.node, bytes, &mut write, version, &sink, tag)
             };
             all_sent &= sent.is_ok();
         }
@@ -238,6 +263,7 @@ impl<B: Backend> Engine<B> {
                 frame: Vec::new(),
                 key: (0, 0),
                 lane: 0,
+                serial: 0,
                 generation: 0,
                 stage: Stage::Over,
                 needed: 0,
@@ -316,7 +342,7 @@ impl<B: Backend> Read<B> {
             if let Some(waker) = inner.waker.take() {
                 waker.wake(); // The rest of the value that was paused is dropped.
             }
-            SlowRead::of_one_key(question, &inner.frame, inner.key, engine.next_serial())
+            SlowRead::of_one_key(question, &inner.frame, inner.key, inner.serial)
         };
         engine.reads.free.borrow_mut().push_back(self.place);
         engine.read_slowly(slow);
@@ -359,7 +385,7 @@ impl<B: Backend> Inner<B> {
             return false;
         }
         // Where keys from before quoit may be, no record does not mean no key.
-        if seen.ballot.is_zero() && !member.is_pure() {
+        if seen.ballot.is_zero() && !question.group.is_pure() {
             return false;
         }
         self.live = seen.live;
@@ -375,7 +401,7 @@ impl<B: Backend> Inner<B> {
         }
         let question = self.question.as_ref()?;
         // What changed meanwhile: a store lost its memory, or an operation on the key that came before is not done yet.
-        if question.group.generation.get() != self.generation || !engine.lanes.is_open(self.lane) {
+        if question.group.generation.get() != self.generation || engine.lanes.is_disturbed(self.lane, self.serial) {
             return None;
         }
         Some(self.ballots.len() == self.needed)

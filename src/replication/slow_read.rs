@@ -52,7 +52,7 @@ impl<B: Backend> Engine<B> {
         let engine = Rc::clone(self);
         let lanes: SmallVec<[u64; 2]> = read.keys.iter().map(|key| lane_of(read.question.group.seed, key)).collect();
         // Now and not when the task runs: what comes next must not overtake it.
-        let waiting = self.lanes.wait(&lanes, read.serial, Wish::Shared);
+        let waiting = self.lanes.wait(&lanes, read.serial, Wish::Exclusive);
         self.spawn(async move { engine.run_slow_read(read, waiting).await });
     }
 
@@ -144,7 +144,7 @@ impl<B: Backend> Engine<B> {
     /// Whether a store holds a key without a record: one from before quoit.
     async fn has_old_values(&self, read: &SlowRead<B>, key: &[u8]) -> bool {
         let members = &read.question.members;
-        if members.iter().all(|member| member.is_pure()) {
+        if read.question.group.is_pure() {
             return false;
         }
         let write = |_: usize, _, out: &mut Vec<u8>| {

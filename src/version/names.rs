@@ -40,6 +40,8 @@ pub enum FenceState {
     Member,
     /// It lost its memory or is new: it is filled, and does not vote.
     Rebuilding,
+    /// Its pool begins: it has never voted, and will when all stores of the pool have a fence.
+    Beginning,
 }
 
 /// What a store says about the pool it belongs to. A store without one has lost its memory.
@@ -73,6 +75,7 @@ impl Fence {
         let state = match self.state {
             FenceState::Member => b'M',
             FenceState::Rebuilding => b'R',
+            FenceState::Beginning => b'B',
         };
         let marks = [state, if self.pure { b'P' } else { b'A' }];
         let parts = self.fingerprint.to_be_bytes().into_iter().chain(self.epoch.to_be_bytes()).chain(marks);
@@ -93,6 +96,7 @@ impl Fence {
         let state = match state {
             b'M' => FenceState::Member,
             b'R' => FenceState::Rebuilding,
+            b'B' => FenceState::Beginning,
             _ => return Err(FenceError::Unknown),
         };
         let pure = match flag {

@@ -422,7 +422,7 @@ fn a_transfer_brings_what_is_newer() {
         let gone = Record { accepted: at(30, 1), tombstone: true, count: 3, ..record.clone() };
         assert_eq!(stage.state("keyP", &gone, b"", "", "P"), Value::Integer(1));
         stage.check("EXISTS keyP", &Value::Integer(0));
-        assert_eq!(stage.record("keyP"), Record { prior: Some(low(at(20, 2))), transferred: true, ..gone });
+        assert_eq!(stage.record("keyP"), Record { prior: Some(low(at(15, 1))), transferred: true, ..gone });
         assert!((1..=TOMBSTONE_MS).contains(&stage.record_pttl("keyP")));
         stage.blind("b", at(10, 1), "v", "");
         let blind = Record { accepted: at(20, 1), expires: true, ..Record::default() };

@@ -87,7 +87,11 @@ fn expected(old: &Record, step: &Step) -> (char, Record) {
             if !open(source.accepted) {
                 return ('R', old.clone());
             }
-            let prior = if source.is_blind() && keeps(source.accepted) { old.prior } else { prior(old.accepted) };
+            // A lineage that the store's own state is part of began before it.
+            let last = old.ids.last().copied().unwrap_or(old.accepted.id);
+            let grown = !source.ids.is_empty() && !old.accepted.is_zero() && source.ids.contains(&last);
+            let keeps = source.is_blind() && keeps(source.accepted) || grown;
+            let prior = if keeps { old.prior } else { prior(old.accepted) };
             ('1', Record { prior, promised: None, transferred: true, ..source.clone() })
         }
         Step::Blind(_) | Step::Prepare(_) | Step::Apply { .. } => ('R', old.clone()),

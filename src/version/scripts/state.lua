@@ -37,7 +37,16 @@ if old then
       end
     end
   end
-  if f % 16 < 8 and o % 16 < 8 and sub(old, 10, 14) == sub(from, 9, 13) then
+  local grown = f % 16 < 8 and o % 16 < 8 and sub(old, 10, 14) == sub(from, 9, 13)
+  if f % 16 >= 8 and here ~= '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0' then
+    -- What the store holds is part of what comes: the lineage began before it, and the prior is the same.
+    local last = o % 16 >= 8 and sub(old, -8) or sub(old, 10, 17)
+    local c = f % 4 >= 2 and at + 16 or at
+    for i = c + 4, #source - 7, 8 do
+      if sub(source, i, i + 7) == last then grown = true break end
+    end
+  end
+  if grown then
     if to == 25 then prior = sub(old, 20, 24) end
   elseif sub(here, 1, 8) ~= '\0\0\0\0\0\0\0\0' then
     prior = sub(old, 5, 9)

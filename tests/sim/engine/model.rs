@@ -123,7 +123,10 @@ pub fn answer(reply: &[u8], ask: &Ask) -> Option<Answer> {
             }
             Answer::Items(items)
         }
-        b'-' if ["WRONGTYPE", "ERR value is not an integer", "ERR no such key"].iter().any(|it| text.starts_with(it)) => {
+        b'-' if ["WRONGTYPE", "ERR value is not an integer", "ERR no such key"]
+            .iter()
+            .any(|it| text.starts_with(it)) =>
+        {
             Answer::Refused
         }
         _ => return None,

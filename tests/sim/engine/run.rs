@@ -120,8 +120,13 @@ impl Run {
         }
         network.note(|| format!("{plan:?}"));
         let world = World::new(network, plan.stores, plan.proxies, seed ^ 0x77, plan.service_timeout_us);
-        let client =
-            |at: usize| Client { proxy: at % plan.proxies, asks: plan.asks, current: None, asked: None, last: Vec::new() };
+        let client = |at: usize| Client {
+            proxy: at % plan.proxies,
+            asks: plan.asks,
+            current: None,
+            asked: None,
+            last: Vec::new(),
+        };
         Self {
             clients: (0..plan.clients).map(client).collect(),
             proxies: (0..plan.proxies).map(|_| None).collect(),
