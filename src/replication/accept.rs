@@ -109,6 +109,7 @@ impl<B: Backend> Proposal<B> {
             return no;
         }
         ground.term = newest.max(ground.term);
+        self.last = Some(self.op_id);
         let count = if base.accepted.is_zero() || base.is_blind() { 1 } else { base.count.saturating_add(1) };
         Accepted::Yes { reply: self.reply.clone().unwrap_or_default(), count }
     }
@@ -397,7 +398,7 @@ impl<B: Backend> Proposal<B> {
                     }
                     return Some(End::Done(reply));
                 }
-                self.note_try(true, ballot, self.base_count(ground), 0);
+                self.note_try(true, ballot, (self.base_count(ground), SmallVec::new()), 0);
                 None
             }
             Ok(Answer::Error(text)) if settled => Some(End::Refused(text.to_vec())),
@@ -409,12 +410,12 @@ impl<B: Backend> Proposal<B> {
             }
             Ok(other) => {
                 self.note_trouble(engine.other_answer(&self.group, &self.members, runner, &other));
-                self.note_try(maybe, ballot, self.base_count(ground), 0);
+                self.note_try(maybe, ballot, (self.base_count(ground), SmallVec::new()), 0);
                 None
             }
             Err(failure) => {
                 self.note_trouble(format!("{}: {}", failure.node, failure.cause));
-                self.note_try(maybe, ballot, self.base_count(ground), 0);
+                self.note_try(maybe, ballot, (self.base_count(ground), SmallVec::new()), 0);
                 None
             }
         }

@@ -57,6 +57,9 @@ pub(super) enum Work {
     Opaque(Words),
 }
 
+/// Ids of operations.
+pub(super) type Operations = SmallVec<[u64; 8]>;
+
 /// An earlier try that may have been applied. Each has an operation id of its own: which of them was applied says which
 /// reply is the right one.
 pub(super) struct Try {
@@ -65,6 +68,8 @@ pub(super) struct Try {
     pub(super) op_id: OpId,
     /// The length of the lineage it built on.
     pub(super) base_count: u32,
+    /// The last operations of that, where it is one key's.
+    pub(super) base_operations: Operations,
     /// Replicas that have refused the only message of it.
     pub(super) refused: u8,
     /// What a replica that ran it has answered.
@@ -82,6 +87,8 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) version: Version,
     pub(super) needed: usize,
     pub(super) op_id: OpId,
+    /// The operation that a quorum took last.
+    pub(super) last: Option<OpId>,
     pub(super) deadline: Moment,
     pub(super) tries: SmallVec<[Try; 1]>,
     /// What a replica that ran it has answered.
@@ -153,6 +160,7 @@ impl<B: Backend> Proposal<B> {
             version: Version::Resp2,
             needed: usize::from(group.quorums().write),
             op_id: engine.hlc.op_id(),
+            last: None,
             deadline: engine.deadline(group),
             tries: SmallVec::new(),
             reply: None,
@@ -435,13 +443,19 @@ impl<B: Backend> Proposal<B> {
         };
         let mut clear = true;
         for (number, tried) in self.tries.iter().enumerate() {
-            let Try { ballot, op_id, base_count, refused, .. } = tried;
+            let Try { ballot, op_id, base_count, base_operations, refused, .. } = tried;
             if written().all(|at| contains(at, tried)) {
                 return Search::Found(number);
             }
             // In some of several keys and not in others: half of it may stay undone.
             clear &= !written().any(|at| contains(at, tried));
             for at in written() {
+                // The newest state and the base of the try have an operation in common, and all that came after that is
+                // known by its id: what is not among it was not chosen.
+                let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
+                if newest.is_some_and(|newest| base_operations.iter().any(|id| newest.contains(OpId(*id)))) {
+                    continue;
+                }
                 let without = |(member, record): &(usize, &Record)| {
                     record.never_accepted(*ballot, *op_id, *base_count)
                         || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *op_id, *base_count)
@@ -515,17 +529,21 @@ impl<B: Backend> Proposal<B> {
                 Some(None)
             }
             Accepted::No { maybe, refused } => {
-                self.note_try(words.is_some() && maybe, ballot, base.count, refused);
+                let is_ours = base.accepted.term() == ballot.term();
+                let own = self.last.map(|last| last.0).into_iter().collect();
+                let operations = if is_ours { own } else { base.operations() };
+                self.note_try(words.is_some() && maybe, ballot, (base.count, operations), refused);
                 None
             }
         }
     }
 
     /// A try was sent and did not reach a quorum.
-    pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base_count: u32, refused: u8) {
+    pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base: (u32, Operations), refused: u8) {
         if maybe {
             let (op_id, reply) = (self.op_id, self.reply.take());
-            self.tries.push(Try { ballot, op_id, base_count, refused, reply, trusted: None });
+            let (base_count, base_operations) = base;
+            self.tries.push(Try { ballot, op_id, base_count, base_operations, refused, reply, trusted: None });
         }
     }
 
@@ -533,9 +551,12 @@ impl<B: Backend> Proposal<B> {
     pub(super) fn remember(&self, ground: &Ground, held: &mut Option<Held>) {
         let Some(held) = held.as_ref() else { return };
         let owned = match (self.keys.len(), ground.newest.first()) {
-            (1, Some(newest)) if newest.accepted.term() == ground.term.term() => {
-                Some(Owned { ballot: newest.accepted, count: newest.count, generation: ground.generation })
-            }
+            (1, Some(newest)) if newest.accepted.term() == ground.term.term() => self.last.map(|last| Owned {
+                ballot: newest.accepted,
+                count: newest.count,
+                last,
+                generation: ground.generation,
+            }),
             _ => None,
         };
         held.set_owned(owned);

@@ -274,7 +274,8 @@ impl<B: Backend> Engine<B> {
         let key = request.args.get(1).unwrap_or_default();
         let lane = lane_of(request.group.seed, key);
         let ballot = self.next_ballot();
-        let base = Owned { ballot: Ballot::default(), count: 0, generation: request.group.generation.get() };
+        let base =
+            Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: request.group.generation.get() };
         let plan = Plan { kind, value, words: None, ballot, base, op_id: ballot.op_id() };
         if !self.lanes.enter(lane) {
             // It waits for its turn and is an update like others then.
@@ -300,9 +301,10 @@ impl<B: Backend> Engine<B> {
         if request.level == Level::Eventual {
             return self.update_eventually(request, key, words, sink, tag);
         }
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, request.group.generation.get()) {
+        let op_id = self.hlc.op_id();
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, request.group.generation.get(), op_id) {
             let kind = Kind::Update { words: words.count };
-            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id: self.hlc.op_id() };
+            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
@@ -361,6 +363,7 @@ impl<B: Backend> Engine<B> {
             version: request.version,
             needed: acks_of(request.level, request.group),
             op_id: self.hlc.op_id(),
+            last: None,
             deadline: self.deadline(request.group),
             tries: SmallVec::new(),
             reply: None,
@@ -379,7 +382,8 @@ impl<B: Backend> Engine<B> {
             let mut held = waiting.await;
             if held.is_shared() {
                 if proposal.tries.is_empty()
-                    && let Some((base, ballot)) = engine.lanes.next_owned(lane, proposal.group.generation.get())
+                    && let Some((base, ballot)) =
+                        engine.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id)
                 {
                     held.keep(); // The write gives it back.
                     engine.start_proposed(proposal, lane, serial, base, ballot);
@@ -508,7 +512,7 @@ impl<B: Backend> Engine<B> {
                 serial: 0,
                 generation: 0,
                 ballot: Ballot::default(),
-                base: Owned { ballot: Ballot::default(), count: 0, generation: 0 },
+                base: Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: 0 },
                 op_id: OpId(0),
                 needed: 0,
                 stage: Stage::Over,
@@ -583,6 +587,7 @@ impl<B: Backend> Inner<B> {
             version: self.version,
             needed: self.needed,
             op_id: engine.hlc.op_id(),
+            last: None,
             deadline: engine.deadline(group),
             tries: tried.into_iter().collect(),
             reply: None,
@@ -625,6 +630,7 @@ impl<B: Backend> Inner<B> {
             ballot: self.ballot,
             op_id: self.op_id,
             base_count: self.base.count,
+            base_operations: (!self.is_blind()).then_some(self.base.last.0).into_iter().collect(),
             refused: refused.fold(0, |mask, at| mask | 1 << at),
             reply,
             trusted: self.split.then_some(self.trusted),
@@ -686,7 +692,8 @@ impl<B: Backend> Write<B> {
             inner.stage = Stage::Over;
             inner.note_missing(engine);
             inner.count();
-            let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
+            let owned =
+                Owned { ballot: inner.ballot, count: 0, last: inner.ballot.op_id(), generation: inner.generation };
             let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
             let is_base = inner.is_blind() && inner.accepted >= majority;
             let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));

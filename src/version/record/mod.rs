@@ -148,6 +148,11 @@ impl Record {
         self.ids.contains(&op.0) || self.is_blind() && self.accepted.op_id() == op
     }
 
+    /// The last operations of the state that it speaks of, as far as it remembers them, the blind write included.
+    pub fn operations(&self) -> SmallVec<[u64; OPERATIONS_MAX]> {
+        if self.is_blind() { std::iter::once(self.accepted.id).collect() } else { self.ids.clone() }
+    }
+
     /// An upper bound of the hybrid times of all that was accepted before the lineage began.
     pub fn prior_hlc(&self) -> Option<u64> {
         let low = self.prior?.iter().fold(0, |low, byte| low << 8 | u64::from(*byte));
