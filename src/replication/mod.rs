@@ -12,6 +12,7 @@
 //! - Nothing here is kept: another proxy can finish or supersede whatever this one began.
 
 mod accept;
+mod begin;
 mod fence;
 mod inspect;
 mod lane;

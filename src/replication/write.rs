@@ -12,20 +12,19 @@ use std::task::Waker;
 
 use smallvec::SmallVec;
 
-use super::lane::{LaneId, Owned, Wish, lane_of};
+use super::begin::acks_of;
+use super::lane::{LaneId, Owned, Wish};
 use super::proposal::{Key, Proposal, Try, Work};
 use super::round::may_have_arrived;
 use super::shape::Shape;
 use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
-use super::{Asker, Engine, Group, Members, Request, Taken};
+use super::{Asker, Engine, Group, Members, Request};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
-use crate::command::replicate::{Blind, KeyRoles, key_roles};
-use crate::command::{Args, Row, absolute, reply};
+use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::quorum::Level;
 use crate::version::{Ballot, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
 
-/// Writes that are kept for the next, and the largest buffer that is kept with one.
+/// Writes kept for the next, and the largest buffer kept with one.
 const POOLED_MAX: usize = 1024;
 const POOLED_BYTES_MAX: usize = 4096;
 
@@ -41,7 +40,7 @@ impl<B: Backend> Default for Pool<B> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Set { expires_at: Option<u64> },
     Restore { expires_at: Option<u64> },
     Update { words: usize },
@@ -71,7 +70,7 @@ enum Stage {
     Over,
 }
 
-struct Inner<B: Backend> {
+pub(super) struct Inner<B: Backend> {
     group: Option<Rc<Group<B>>>,
     members: Members<B>,
     asker: Option<Asker>,
@@ -107,7 +106,7 @@ struct Inner<B: Backend> {
 /// One write.
 pub(super) struct Write<B: Backend> {
     engine: Weak<Engine<B>>,
-    inner: RefCell<Inner<B>>,
+    pub(super) inner: RefCell<Inner<B>>,
 }
 
 impl<B: Backend> Inner<B> {
@@ -246,175 +245,18 @@ impl<B: Backend> Inner<B> {
 }
 
 /// What has to be written, and in which way.
-struct Plan<'p> {
-    kind: Kind,
+pub(super) struct Plan<'p> {
+    pub(super) kind: Kind,
     /// The value, or none where the words of the command are written by `words`.
-    value: &'p [u8],
-    words: Option<&'p Words>,
-    ballot: Ballot,
-    base: Owned,
-    op_id: OpId,
+    pub(super) value: &'p [u8],
+    pub(super) words: Option<&'p Words>,
+    pub(super) ballot: Ballot,
+    pub(super) base: Owned,
+    pub(super) op_id: OpId,
 }
 
 impl<B: Backend> Engine<B> {
-    /// Serves a blind write of one key.
-    pub(super) fn write_blind(
-        self: &Rc<Self>,
-        request: &Request<'_, B>,
-        blind: &Blind<'_>,
-        sink: &Rc<dyn ReplySink>,
-        tag: Tag,
-    ) -> Taken {
-        let (kind, value) = match *blind {
-            Blind::Set { value, expires_at_ms } => (Kind::Set { expires_at: expires_at_ms }, value),
-            Blind::Restore { payload, expires_at_ms } => (Kind::Restore { expires_at: expires_at_ms }, payload),
-            // `MSET` of one key, as the coordinator cuts it.
-            Blind::SetEach => (Kind::Set { expires_at: None }, request.args.get(2).unwrap_or_default()),
-        };
-        let key = request.args.get(1).unwrap_or_default();
-        let lane = lane_of(request.group.seed, key);
-        let ballot = self.next_ballot();
-        let base =
-            Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: request.group.generation.get() };
-        let plan = Plan { kind, value, words: None, ballot, base, op_id: ballot.op_id() };
-        if !self.lanes.enter(lane) {
-            // It waits for its turn and is an update like others then.
-            let write = self.take_write();
-            write.fill(request, key, &plan, sink, tag);
-            let proposal = write.inner.borrow().proposal(self, None);
-            if let Some(proposal) = proposal {
-                self.propose_in_turn(proposal, lane, self.next_serial());
-            }
-            return Taken::Sent;
-        }
-        self.lanes.disown(lane);
-        self.start_write(request, key, lane, &plan, sink, tag);
-        Taken::Sent
-    }
-
-    /// Serves an update of one key.
-    pub(super) fn update(self: &Rc<Self>, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag) -> Taken {
-        let [at] = request.keys.as_slice() else { return self.opaque(request, sink, tag) };
-        let key = request.args.get(*at as usize).unwrap_or_default();
-        let lane = lane_of(request.group.seed, key);
-        let words = self.words_of(request.row, &request.args);
-        if request.level == Level::Eventual {
-            return self.update_eventually(request, key, words, sink, tag);
-        }
-        let op_id = self.hlc.op_id();
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, request.group.generation.get(), op_id) {
-            let kind = Kind::Update { words: words.count };
-            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id };
-            self.start_write(request, key, lane, &plan, sink, tag);
-            return Taken::Sent;
-        }
-        let keys = std::iter::once(Key::new(key, true)).collect();
-        let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
-        self.propose_in_turn(proposal, lane, self.next_serial());
-        Taken::Sent
-    }
-
-    /// Serves a command that one replica runs for all.
-    pub(super) fn opaque(self: &Rc<Self>, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag) -> Taken {
-        let mut roles = KeyRoles::new();
-        if key_roles(request.row, &request.args, &mut roles).is_err() || roles.is_empty() {
-            let mut out = Vec::new();
-            if self.pass_on(request, sink, tag, &mut out) == Taken::Answered {
-                Asker { sink: Rc::clone(sink), tag }.answer(&out);
-            }
-            return Taken::Sent;
-        }
-        let keys: SmallVec<[Key; 1]> =
-            roles.iter().filter_map(|role| Some(Key::new(request.args.get(role.at as usize)?, role.written))).collect();
-        let lanes: SmallVec<[LaneId; 2]> = keys.iter().map(|key| lane_of(request.group.seed, &key.name)).collect();
-        let words = self.words_of(request.row, &request.args);
-        let proposal = self.proposal_of(request, keys, Work::Opaque(words), sink, tag);
-        let engine = Rc::clone(self);
-        // Now and not when the task runs: what comes next must not overtake it.
-        let waiting = self.lanes.wait(&lanes, self.next_serial(), Wish::Exclusive);
-        self.spawn(async move {
-            let held = waiting.await;
-            proposal.run(engine, held).await;
-        });
-        Taken::Sent
-    }
-
-    /// The command with its times made absolute.
-    fn words_of(&self, row: &Row, args: &Args<'_>) -> Words {
-        match absolute(row, args, self.backend.wall_ms()) {
-            Some(words) => Words::of(words.iter()),
-            None => Words::of_args(args),
-        }
-    }
-
-    fn proposal_of(
-        &self,
-        request: &Request<'_, B>,
-        keys: SmallVec<[Key; 1]>,
-        work: Work,
-        sink: &Rc<dyn ReplySink>,
-        tag: Tag,
-    ) -> Proposal<B> {
-        Proposal {
-            group: Rc::clone(request.group),
-            members: request.members.clone(),
-            keys,
-            work,
-            version: request.version,
-            needed: acks_of(request.level, request.group),
-            op_id: self.hlc.op_id(),
-            last: None,
-            deadline: self.deadline(request.group),
-            tries: SmallVec::new(),
-            reply: None,
-            shape: Shape::of(request.row, &request.args, request.version),
-            asker: Some(Asker { sink: Rc::clone(sink), tag }),
-            trouble: RefCell::default(),
-        }
-    }
-
-    /// Runs a proposal for one key when its turn has come: in one round if the key is this worker's by then.
-    fn propose_in_turn(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
-        let engine = Rc::clone(self);
-        // Now and not when the task runs: what comes next must not overtake it.
-        let waiting = self.lanes.wait(&[lane], serial, Wish::Owned);
-        self.spawn(async move {
-            let mut held = waiting.await;
-            if held.is_shared() {
-                if proposal.tries.is_empty()
-                    && let Some((base, ballot)) =
-                        engine.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id)
-                {
-                    held.keep(); // The write gives it back.
-                    engine.start_proposed(proposal, lane, serial, base, ballot);
-                    return;
-                }
-                // It waits before it leaves, so that nothing gets in between.
-                let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
-                drop(held);
-                held = waiting.await;
-            }
-            proposal.run(engine, held).await;
-        });
-    }
-
-    /// An update of a cache: one replica runs it, the others get the state when they get it.
-    fn update_eventually(
-        self: &Rc<Self>,
-        request: &Request<'_, B>,
-        key: &[u8],
-        words: Words,
-        sink: &Rc<dyn ReplySink>,
-        tag: Tag,
-    ) -> Taken {
-        let keys = std::iter::once(Key::new(key, true)).collect();
-        let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
-        let engine = Rc::clone(self);
-        self.spawn(async move { proposal.run_anywhere(&engine).await });
-        Taken::Sent
-    }
-
-    fn start_write(
+    pub(super) fn start_write(
         self: &Rc<Self>,
         request: &Request<'_, B>,
         key: &[u8],
@@ -434,7 +276,14 @@ impl<B: Backend> Engine<B> {
     }
 
     /// A proposal that turned out to need one round.
-    fn start_proposed(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64, base: Owned, ballot: Ballot) {
+    pub(super) fn start_proposed(
+        self: &Rc<Self>,
+        proposal: Proposal<B>,
+        lane: LaneId,
+        serial: u64,
+        base: Owned,
+        ballot: Ballot,
+    ) {
         let write = self.take_write();
         {
             let mut inner = write.inner.borrow_mut();
@@ -493,7 +342,7 @@ impl<B: Backend> Engine<B> {
         write.look(self);
     }
 
-    fn take_write(self: &Rc<Self>) -> Rc<Write<B>> {
+    pub(super) fn take_write(self: &Rc<Self>) -> Rc<Write<B>> {
         if let Some(write) = self.writes.done.borrow_mut().pop() {
             return write;
         }
@@ -529,11 +378,6 @@ impl<B: Backend> Engine<B> {
             }),
         })
     }
-}
-
-/// How many replicas have to take a write.
-fn acks_of<B: Backend>(level: Level, group: &Group<B>) -> usize {
-    usize::from(level.write_acks(group.quorums()))
 }
 
 impl<B: Backend> Inner<B> {
@@ -577,7 +421,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// The same write in several rounds; `tried` if this one may have been applied.
-    fn proposal(&self, engine: &Engine<B>, tried: Option<Try>) -> Option<Proposal<B>> {
+    pub(super) fn proposal(&self, engine: &Engine<B>, tried: Option<Try>) -> Option<Proposal<B>> {
         let group = self.group.as_ref()?;
         Some(Proposal {
             group: Rc::clone(group),
@@ -647,7 +491,14 @@ enum Verdict {
 }
 
 impl<B: Backend> Write<B> {
-    fn fill(&self, request: &Request<'_, B>, key: &[u8], plan: &Plan<'_>, sink: &Rc<dyn ReplySink>, tag: Tag) {
+    pub(super) fn fill(
+        &self,
+        request: &Request<'_, B>,
+        key: &[u8],
+        plan: &Plan<'_>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         inner.bytes.clear();
@@ -779,6 +630,15 @@ impl<B: Backend> Write<B> {
             done.push(Rc::clone(self));
         }
     }
+
+    /// The store has forgotten the script: it gets its text.
+    fn send_again(self: &Rc<Self>, engine: &Rc<Engine<B>>, index: usize, tag: Tag) -> bool {
+        let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+        let inner = self.inner.borrow();
+        let Some(member) = inner.members.get(index) else { return false };
+        let mut put = |out: &mut Vec<u8>| inner.write(index, Call::Text, out);
+        engine.backend.send(&member.node, inner.bytes.len() + 4096, &mut put, inner.version, &sink, tag).is_ok()
+    }
 }
 
 impl<B: Backend> ReplySink for Write<B> {
@@ -838,15 +698,4 @@ impl<B: Backend> ReplySink for Write<B> {
     }
 
     fn make_way(&self) {}
-}
-
-impl<B: Backend> Write<B> {
-    /// The store has forgotten the script: it gets its text.
-    fn send_again(self: &Rc<Self>, engine: &Rc<Engine<B>>, index: usize, tag: Tag) -> bool {
-        let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
-        let inner = self.inner.borrow();
-        let Some(member) = inner.members.get(index) else { return false };
-        let mut put = |out: &mut Vec<u8>| inner.write(index, Call::Text, out);
-        engine.backend.send(&member.node, inner.bytes.len() + 4096, &mut put, inner.version, &sink, tag).is_ok()
-    }
 }

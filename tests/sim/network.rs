@@ -251,7 +251,7 @@ impl<S: Store> Network<S> {
     }
 
     /// From now on no message is slow or lost.
-    pub fn calm(&mut self) {
+    pub(crate) fn calm(&mut self) {
         (self.faults.slow, self.faults.lost, self.faults.doubled) = (0, 0, 0);
     }
 

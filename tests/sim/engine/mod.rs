@@ -24,7 +24,7 @@ fn the_engine_is_linearizable() {
         assert!(outcome.violation.is_none(), "{}", outcome.violation.unwrap_or_default());
         return;
     }
-    let runs = number("QUOIT_SIM_RUNS").unwrap_or(500);
+    let runs = number("QUOIT_SIM_RUNS").unwrap_or(100);
     let first = number("QUOIT_SIM_FIRST").unwrap_or(0);
     let (mut all, mut bad) = (Outcome::default(), Vec::new());
     for seed in first..first + runs {

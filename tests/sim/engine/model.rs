@@ -7,7 +7,7 @@ use crate::sequential::{Answer, RedisKey, Value, Verb};
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub(crate) enum Ask {
     /// A verb that other simulations send, too.
     Plain(Verb),
     GetDel,
@@ -18,7 +18,7 @@ pub enum Ask {
 
 impl Ask {
     /// The words of the request.
-    pub fn words(&self, key: &[u8], other: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn words(&self, key: &[u8], other: &[u8]) -> Vec<Vec<u8>> {
         let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect();
         match self {
             Self::Plain(Verb::Get) => words(&[b"GET", key]),
@@ -39,7 +39,7 @@ impl Ask {
 }
 
 /// One key of the engine.
-pub struct OneKey;
+pub(crate) struct OneKey;
 
 impl Model for OneKey {
     type State = Value;
@@ -64,7 +64,7 @@ impl Model for OneKey {
 }
 
 /// All keys together, where some verbs have two.
-pub struct AllKeys;
+pub(crate) struct AllKeys;
 
 impl Model for AllKeys {
     type State = Vec<Value>;
@@ -98,7 +98,7 @@ impl Model for AllKeys {
 }
 
 /// Reads a reply in RESP2; none of an error that is not of the model.
-pub fn answer(reply: &[u8], ask: &Ask) -> Option<Answer> {
+pub(crate) fn answer(reply: &[u8], ask: &Ask) -> Option<Answer> {
     let line = |bytes: &[u8]| {
         let end = bytes.windows(2).position(|two| two == b"\r\n")?;
         Some((String::from_utf8_lossy(&bytes[1..end]).into_owned(), end + 2))

@@ -14,27 +14,27 @@ use super::model::Ask;
 
 /// One run.
 #[derive(Debug)]
-pub struct Plan {
-    pub stores: usize,
-    pub proxies: usize,
-    pub clients: usize,
-    pub asks: usize,
-    pub keys: usize,
+pub(crate) struct Plan {
+    pub(crate) stores: usize,
+    pub(crate) proxies: usize,
+    pub(crate) clients: usize,
+    pub(crate) asks: usize,
+    pub(crate) keys: usize,
     /// The longest that a client waits before it asks again.
-    pub pause_us: u64,
-    pub flavour: Flavour,
-    pub level: Level,
-    pub settings: Settings,
-    pub faults: Faults,
-    pub script_flushes: u32,
-    pub service_timeout_us: u64,
+    pub(crate) pause_us: u64,
+    pub(crate) flavour: Flavour,
+    pub(crate) level: Level,
+    pub(crate) settings: Settings,
+    pub(crate) faults: Faults,
+    pub(crate) script_flushes: u32,
+    pub(crate) service_timeout_us: u64,
     /// What the stores had before the pool began.
-    pub is_pure: bool,
+    pub(crate) is_pure: bool,
 }
 
 /// What clients ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
+pub(crate) enum Flavour {
     Registers,
     Counters,
     Lists,
@@ -44,7 +44,7 @@ pub enum Flavour {
 }
 
 impl Plan {
-    pub fn of(seed: u64) -> Self {
+    pub(crate) fn of(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed ^ 0x5eed);
         let (stores, replicas) = *pick(&mut random, &[(3, 3), (3, 3), (3, 3), (5, 5), (5, 3), (2, 2)]);
         let has_wipe = replicas > 2 && random.u32(..4) == 0;
@@ -107,7 +107,7 @@ impl Plan {
     }
 
     /// What a client asks next. `serial` makes each value one of its own, so that twice is seen.
-    pub fn ask(&self, random: &mut Rng, key: usize, serial: usize) -> Ask {
+    pub(crate) fn ask(&self, random: &mut Rng, key: usize, serial: usize) -> Ask {
         let number = (serial * 1000).to_string().into_bytes();
         let word = format!("w{serial}.").into_bytes();
         let (get, set) = (Ask::Plain(Verb::Get), Ask::Plain(Verb::Set(number.clone())));

@@ -24,18 +24,18 @@ use super::world::{Node, Tasks, Told, Wires, World};
 
 /// What came of a run.
 #[derive(Debug, Default, Clone)]
-pub struct Outcome {
-    pub operations: u64,
-    pub unknown: u64,
-    pub failed: u64,
-    pub undecided: u64,
-    pub rebuilt: u64,
-    pub rounds: u64,
-    pub virtual_us: u64,
+pub(crate) struct Outcome {
+    pub(crate) operations: u64,
+    pub(crate) unknown: u64,
+    pub(crate) failed: u64,
+    pub(crate) undecided: u64,
+    pub(crate) rebuilt: u64,
+    pub(crate) rounds: u64,
+    pub(crate) virtual_us: u64,
     /// Replicas that were still behind at the end, though nobody crashed.
-    pub behind: u64,
-    pub violation: Option<String>,
-    pub trace: String,
+    pub(crate) behind: u64,
+    pub(crate) violation: Option<String>,
+    pub(crate) trace: String,
 }
 
 /// Longer than anything takes when nothing goes wrong any more: a lease on a rebuild ends after 10 s.
@@ -86,7 +86,7 @@ struct Proxy {
     group: Rc<Group<Wires>>,
 }
 
-pub struct Run {
+pub(crate) struct Run {
     plan: Plan,
     world: World,
     nodes: Vec<Rc<RefCell<StoreNode>>>,
@@ -106,7 +106,7 @@ fn key_name(key: usize) -> Vec<u8> {
 }
 
 impl Run {
-    pub fn new(seed: u64, traced: bool) -> Self {
+    pub(crate) fn new(seed: u64, traced: bool) -> Self {
         let plan = Plan::of(seed);
         let node = |at: usize| Rc::new(RefCell::new(StoreNode::new(seed.wrapping_add(at as u64), plan.proxies, 0)));
         let nodes: Vec<_> = (0..plan.stores).map(node).collect();
@@ -144,7 +144,7 @@ impl Run {
     }
 
     /// Runs to the end.
-    pub fn play(mut self) -> Outcome {
+    pub(crate) fn play(mut self) -> Outcome {
         if !self.plan.is_pure {
             for node in &self.nodes {
                 node.borrow_mut().command(&[b"SET", b"other", b"1"], 0);
@@ -287,16 +287,16 @@ impl Run {
             None => return,
         };
         client.asks = client.asks.saturating_sub(1);
-        self.ask(at, key, ask);
+        self.ask(at, key, &ask);
     }
 
-    fn ask(&mut self, at: usize, key: usize, ask: Ask) {
+    fn ask(&mut self, at: usize, key: usize, ask: &Ask) {
         let proxy_id = self.clients[at].proxy;
         let call = self.history.call(proxy_id, key, (key, ask.clone()));
         self.serial += 1;
         self.outcome.operations += 1;
         let other = match ask {
-            Ask::Rename(other) => key_name(other),
+            Ask::Rename(other) => key_name(*other),
             _ => Vec::new(),
         };
         let words = ask.words(&key_name(key), &other);

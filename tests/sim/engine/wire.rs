@@ -11,7 +11,7 @@ use crate::store_node::StoreNode;
 
 /// Requests or replies.
 #[derive(Clone)]
-pub struct Bytes(pub Vec<u8>);
+pub(crate) struct Bytes(pub Vec<u8>);
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,7 +26,7 @@ impl fmt::Debug for Bytes {
 }
 
 /// A store process.
-pub struct Server {
+pub(crate) struct Server {
     node: Rc<RefCell<StoreNode>>,
     random: fastrand::Rng,
     /// Of a thousand requests, so many come after somebody has said `SCRIPT FLUSH`.
@@ -34,7 +34,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(node: Rc<RefCell<StoreNode>>, seed: u64, flushes: u32) -> Self {
+    pub(crate) fn new(node: Rc<RefCell<StoreNode>>, seed: u64, flushes: u32) -> Self {
         Self { node, random: fastrand::Rng::with_seed(seed), flushes }
     }
 }

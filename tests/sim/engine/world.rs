@@ -42,7 +42,7 @@ enum Alarm {
 }
 
 /// What the driver of the clients has to know.
-pub enum Told {
+pub(crate) enum Told {
     Nothing,
     Client(usize),
     Crashed(usize),
@@ -65,16 +65,16 @@ struct Shared {
 
 /// All proxies and their stores.
 #[derive(Clone)]
-pub struct World(Rc<RefCell<Shared>>);
+pub(crate) struct World(Rc<RefCell<Shared>>);
 
 /// A store as a proxy sees it.
-pub struct Node {
-    pub store: usize,
-    pub name: String,
+pub(crate) struct Node {
+    pub(crate) store: usize,
+    pub(crate) name: String,
 }
 
 /// The world of one proxy.
-pub struct Wires {
+pub(crate) struct Wires {
     world: World,
     proxy: usize,
 }
@@ -95,7 +95,7 @@ struct Task {
 
 /// The tasks of one proxy. The first that was begun runs first.
 #[derive(Default)]
-pub struct Tasks(Vec<Task>);
+pub(crate) struct Tasks(Vec<Task>);
 
 impl Tasks {
     fn begin(&mut self, job: Job) {
@@ -103,16 +103,12 @@ impl Tasks {
         self.0.push(Task { job, waker: Waker::from(Arc::clone(&flag)), flag });
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Runs all that can run.
-    pub fn run(&mut self, world: &World, proxy: usize) {
+    pub(crate) fn run(&mut self, world: &World, proxy: usize) {
         loop {
             world.born(proxy).into_iter().for_each(|job| self.begin(job));
             let mut ran = false;
@@ -131,7 +127,13 @@ impl Tasks {
 }
 
 impl World {
-    pub fn new(network: Network<Server>, stores: usize, proxies: usize, seed: u64, service_timeout_us: u64) -> Self {
+    pub(crate) fn new(
+        network: Network<Server>,
+        stores: usize,
+        proxies: usize,
+        seed: u64,
+        service_timeout_us: u64,
+    ) -> Self {
         Self(Rc::new(RefCell::new(Shared {
             stores,
             network,
@@ -146,24 +148,24 @@ impl World {
         })))
     }
 
-    pub fn wires(&self, proxy: usize) -> Wires {
+    pub(crate) fn wires(&self, proxy: usize) -> Wires {
         Wires { world: self.clone(), proxy }
     }
 
-    pub fn network<T>(&self, look: impl FnOnce(&mut Network<Server>) -> T) -> T {
+    pub(crate) fn network<T>(&self, look: impl FnOnce(&mut Network<Server>) -> T) -> T {
         look(&mut self.0.borrow_mut().network)
     }
 
-    pub fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+    pub(crate) fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         draw(&mut self.0.borrow_mut().random)
     }
 
-    pub fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         self.0.borrow().network.now_us()
     }
 
     /// Has a client go on after a time.
-    pub fn call_client(&self, proxy: usize, client: usize, after_us: u64) {
+    pub(crate) fn call_client(&self, proxy: usize, client: usize, after_us: u64) {
         self.set(proxy, after_us, Alarm::Client(client));
     }
 
@@ -187,7 +189,7 @@ impl World {
     }
 
     /// The next thing that happens, and the proxy that it happens to.
-    pub fn step(&self) -> Option<(usize, Told)> {
+    pub(crate) fn step(&self) -> Option<(usize, Told)> {
         let happening = self.0.borrow_mut().network.step()?;
         Some(match happening {
             Happening::Reply { proxy, tag, reply } => {
@@ -218,7 +220,7 @@ impl World {
     }
 
     /// A proxy is gone with all it waited for.
-    pub fn forget(&self, proxy: usize) {
+    pub(crate) fn forget(&self, proxy: usize) {
         let mut shared = self.0.borrow_mut();
         let born = std::mem::take(&mut shared.born);
         let (gone, kept) = std::mem::take(&mut shared.pending).into_iter().partition(|(_, it)| it.proxy == proxy);

@@ -1,0 +1,182 @@
+//! How writes begin: what each class of them needs, and at which place of its lane.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::lane::{LaneId, Owned, Wish, lane_of};
+use super::proposal::{Key, Proposal, Work};
+use super::shape::Shape;
+use super::wire::Words;
+use super::write::{Kind, Plan};
+use super::{Asker, Engine, Group, Request, Taken};
+use crate::backend::{Backend, ReplySink, Tag};
+use crate::command::replicate::{Blind, KeyRoles, key_roles};
+use crate::command::{Args, Row, absolute};
+use crate::quorum::Level;
+use crate::version::{Ballot, OpId};
+
+impl<B: Backend> Engine<B> {
+    /// Serves a blind write of one key.
+    pub(super) fn write_blind(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        blind: &Blind<'_>,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Taken {
+        let (kind, value) = match *blind {
+            Blind::Set { value, expires_at_ms } => (Kind::Set { expires_at: expires_at_ms }, value),
+            Blind::Restore { payload, expires_at_ms } => (Kind::Restore { expires_at: expires_at_ms }, payload),
+            // `MSET` of one key, as the coordinator cuts it.
+            Blind::SetEach => (Kind::Set { expires_at: None }, request.args.get(2).unwrap_or_default()),
+        };
+        let key = request.args.get(1).unwrap_or_default();
+        let lane = lane_of(request.group.seed, key);
+        let ballot = self.next_ballot();
+        let base =
+            Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: request.group.generation.get() };
+        let plan = Plan { kind, value, words: None, ballot, base, op_id: ballot.op_id() };
+        if !self.lanes.enter(lane) {
+            // It waits for its turn and is an update like others then.
+            let write = self.take_write();
+            write.fill(request, key, &plan, sink, tag);
+            let proposal = write.inner.borrow().proposal(self, None);
+            if let Some(proposal) = proposal {
+                self.propose_in_turn(proposal, lane, self.next_serial());
+            }
+            return Taken::Sent;
+        }
+        self.lanes.disown(lane);
+        self.start_write(request, key, lane, &plan, sink, tag);
+        Taken::Sent
+    }
+
+    /// Serves an update of one key.
+    pub(super) fn update(self: &Rc<Self>, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag) -> Taken {
+        let [at] = request.keys.as_slice() else { return self.opaque(request, sink, tag) };
+        let key = request.args.get(*at as usize).unwrap_or_default();
+        let lane = lane_of(request.group.seed, key);
+        let words = self.words_of(request.row, &request.args);
+        if request.level == Level::Eventual {
+            return self.update_eventually(request, key, words, sink, tag);
+        }
+        let op_id = self.hlc.op_id();
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, request.group.generation.get(), op_id) {
+            let kind = Kind::Update { words: words.count };
+            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id };
+            self.start_write(request, key, lane, &plan, sink, tag);
+            return Taken::Sent;
+        }
+        let keys = std::iter::once(Key::new(key, true)).collect();
+        let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
+        self.propose_in_turn(proposal, lane, self.next_serial());
+        Taken::Sent
+    }
+
+    /// Serves a command that one replica runs for all.
+    pub(super) fn opaque(self: &Rc<Self>, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag) -> Taken {
+        let mut roles = KeyRoles::new();
+        if key_roles(request.row, &request.args, &mut roles).is_err() || roles.is_empty() {
+            let mut out = Vec::new();
+            if self.pass_on(request, sink, tag, &mut out) == Taken::Answered {
+                Asker { sink: Rc::clone(sink), tag }.answer(&out);
+            }
+            return Taken::Sent;
+        }
+        let keys: SmallVec<[Key; 1]> =
+            roles.iter().filter_map(|role| Some(Key::new(request.args.get(role.at as usize)?, role.written))).collect();
+        let lanes: SmallVec<[LaneId; 2]> = keys.iter().map(|key| lane_of(request.group.seed, &key.name)).collect();
+        let words = self.words_of(request.row, &request.args);
+        let proposal = self.proposal_of(request, keys, Work::Opaque(words), sink, tag);
+        let engine = Rc::clone(self);
+        // Now and not when the task runs: what comes next must not overtake it.
+        let waiting = self.lanes.wait(&lanes, self.next_serial(), Wish::Exclusive);
+        self.spawn(async move {
+            let held = waiting.await;
+            proposal.run(engine, held).await;
+        });
+        Taken::Sent
+    }
+
+    /// The command with its times made absolute.
+    fn words_of(&self, row: &Row, args: &Args<'_>) -> Words {
+        match absolute(row, args, self.backend.wall_ms()) {
+            Some(words) => Words::of(words.iter()),
+            None => Words::of_args(args),
+        }
+    }
+
+    fn proposal_of(
+        &self,
+        request: &Request<'_, B>,
+        keys: SmallVec<[Key; 1]>,
+        work: Work,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Proposal<B> {
+        Proposal {
+            group: Rc::clone(request.group),
+            members: request.members.clone(),
+            keys,
+            work,
+            version: request.version,
+            needed: acks_of(request.level, request.group),
+            op_id: self.hlc.op_id(),
+            last: None,
+            deadline: self.deadline(request.group),
+            tries: SmallVec::new(),
+            reply: None,
+            shape: Shape::of(request.row, &request.args, request.version),
+            asker: Some(Asker { sink: Rc::clone(sink), tag }),
+            trouble: RefCell::default(),
+        }
+    }
+
+    /// Runs a proposal for one key when its turn has come: in one round if the key is this worker's by then.
+    fn propose_in_turn(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
+        let engine = Rc::clone(self);
+        // Now and not when the task runs: what comes next must not overtake it.
+        let waiting = self.lanes.wait(&[lane], serial, Wish::Owned);
+        self.spawn(async move {
+            let mut held = waiting.await;
+            if held.is_shared() {
+                if proposal.tries.is_empty()
+                    && let Some((base, ballot)) =
+                        engine.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id)
+                {
+                    held.keep(); // The write gives it back.
+                    engine.start_proposed(proposal, lane, serial, base, ballot);
+                    return;
+                }
+                // It waits before it leaves, so that nothing gets in between.
+                let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
+                drop(held);
+                held = waiting.await;
+            }
+            proposal.run(engine, held).await;
+        });
+    }
+
+    /// An update of a cache: one replica runs it, the others get the state when they get it.
+    fn update_eventually(
+        self: &Rc<Self>,
+        request: &Request<'_, B>,
+        key: &[u8],
+        words: Words,
+        sink: &Rc<dyn ReplySink>,
+        tag: Tag,
+    ) -> Taken {
+        let keys = std::iter::once(Key::new(key, true)).collect();
+        let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
+        let engine = Rc::clone(self);
+        self.spawn(async move { proposal.run_anywhere(&engine).await });
+        Taken::Sent
+    }
+}
+
+/// How many replicas have to take a write.
+pub(super) fn acks_of<B: Backend>(level: Level, group: &Group<B>) -> usize {
+    usize::from(level.write_acks(group.quorums()))
+}
