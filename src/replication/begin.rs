@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use super::lane::{LaneId, Owned, Wish, lane_of};
+use super::lane::{Held, LaneId, Owned, Wish, lane_of};
 use super::proposal::{Key, Proposal, Work};
 use super::shape::Shape;
 use super::wire::Words;
-use super::write::{Kind, Plan};
+use super::write::{Kind, Plan, Write};
 use super::{Asker, Engine, Group, Request, Taken};
 use crate::backend::{Backend, ReplySink, Tag};
 use crate::command::replicate::{Blind, KeyRoles, key_roles};
@@ -38,14 +38,10 @@ impl<B: Backend> Engine<B> {
         let base =
             Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: request.group.generation.get() };
         let plan = Plan { kind, value, words: None, ballot, base, op_id: ballot.op_id() };
-        if !self.lanes.enter(lane) {
-            // It waits for its turn and is an update like others then.
+        if !self.lanes.enter(lane, sink.origin()) {
             let write = self.take_write();
             write.fill(request, key, &plan, sink, tag);
-            let proposal = write.inner.borrow().proposal(self, None);
-            if let Some(proposal) = proposal {
-                self.propose_in_turn(proposal, lane, self.next_serial());
-            }
+            self.write_in_turn(write, lane, sink.origin());
             return Taken::Sent;
         }
         self.lanes.disown(lane);
@@ -63,7 +59,7 @@ impl<B: Backend> Engine<B> {
             return self.update_eventually(request, key, words, sink, tag);
         }
         let op_id = self.hlc.op_id();
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, request.group.generation.get(), op_id) {
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get(), op_id) {
             let kind = Kind::Update { words: words.count };
             let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id };
             self.start_write(request, key, lane, &plan, sink, tag);
@@ -71,7 +67,7 @@ impl<B: Backend> Engine<B> {
         }
         let keys = std::iter::once(Key::new(key, true)).collect();
         let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
-        self.propose_in_turn(proposal, lane, self.next_serial());
+        self.propose_in_turn(proposal, lane, sink.origin());
         Taken::Sent
     }
 
@@ -92,7 +88,7 @@ impl<B: Backend> Engine<B> {
         let proposal = self.proposal_of(request, keys, Work::Opaque(words), sink, tag);
         let engine = Rc::clone(self);
         // Now and not when the task runs: what comes next must not overtake it.
-        let waiting = self.lanes.wait(&lanes, self.next_serial(), Wish::Exclusive);
+        let waiting = self.lanes.wait(&lanes, self.next_serial(), Wish::Exclusive, Some(sink.origin()));
         self.spawn(async move {
             let held = waiting.await;
             proposal.run(engine, held).await;
@@ -134,29 +130,52 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Runs a proposal for one key when its turn has come: in one round if the key is this worker's by then.
-    fn propose_in_turn(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, serial: u64) {
-        let engine = Rc::clone(self);
+    /// Sends a blind write when its turn has come. Behind updates in their only round it is one of them.
+    fn write_in_turn(self: &Rc<Self>, write: Rc<Write<B>>, lane: LaneId, origin: usize) {
+        let (engine, serial) = (Rc::clone(self), self.next_serial());
         // Now and not when the task runs: what comes next must not overtake it.
-        let waiting = self.lanes.wait(&[lane], serial, Wish::Owned);
+        let waiting = self.lanes.wait(&[lane], serial, Wish::Blind, Some(origin));
         self.spawn(async move {
-            let mut held = waiting.await;
-            if held.is_shared() {
-                if proposal.tries.is_empty()
-                    && let Some((base, ballot)) =
-                        engine.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id)
-                {
-                    held.keep(); // The write gives it back.
-                    engine.start_proposed(proposal, lane, serial, base, ballot);
-                    return;
-                }
-                // It waits before it leaves, so that nothing gets in between.
-                let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
-                drop(held);
-                held = waiting.await;
+            let held = waiting.await;
+            if engine.lanes.is_ready_for_blind(lane, serial) {
+                held.keep(); // The write gives it back.
+                engine.lanes.disown(lane);
+                engine.send_blind(&write, lane, serial);
+                return;
             }
-            proposal.run(engine, held).await;
+            let proposal = write.inner.borrow().proposal(&engine, None);
+            if let Some(proposal) = proposal {
+                engine.propose_with(held, proposal, lane, serial).await;
+            }
         });
+    }
+
+    /// Runs a proposal for one key when its turn has come: in one round if the key is this worker's by then.
+    fn propose_in_turn(self: &Rc<Self>, proposal: Proposal<B>, lane: LaneId, origin: usize) {
+        let (engine, serial) = (Rc::clone(self), self.next_serial());
+        // Now and not when the task runs: what comes next must not overtake it.
+        let waiting = self.lanes.wait(&[lane], serial, Wish::Owned, Some(origin));
+        self.spawn(async move {
+            let held = waiting.await;
+            engine.propose_with(held, proposal, lane, serial).await;
+        });
+    }
+
+    async fn propose_with(self: Rc<Self>, mut held: Held, proposal: Proposal<B>, lane: LaneId, serial: u64) {
+        if held.is_shared() {
+            if let Some((base, ballot)) =
+                self.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id)
+            {
+                held.keep(); // The write gives it back.
+                self.start_proposed(proposal, lane, serial, base, ballot);
+                return;
+            }
+            // It waits before it leaves, so that nothing gets in between.
+            let waiting = self.lanes.wait(&[lane], serial, Wish::Exclusive, None);
+            drop(held);
+            held = waiting.await;
+        }
+        proposal.run(self, held).await;
     }
 
     /// An update of a cache: one replica runs it, the others get the state when they get it.

@@ -9,12 +9,14 @@
 //! - Lanes order; they do not protect. Two keys with one hash share a lane and lose nothing but time, and other workers
 //!   and proxies know nothing of it: what makes a write safe is decided by ballots at the stores.
 //! - Nothing overtakes what waits. An operation that turns out to need more rounds goes back to its own place.
+//! - A write waits for the reads that its client sent before it: one whose replicas disagree asks again and would see it.
 //! - Lanes in which nothing happens are bounded in number; the oldest go first.
 
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -53,6 +55,20 @@ impl Hasher for AsItIs {
 
     fn write_u64(&mut self, number: u64) {
         self.0 = number;
+    }
+}
+
+/// A client that reads a key.
+#[derive(PartialEq, Eq)]
+struct Reader {
+    lane: LaneId,
+    origin: usize,
+}
+
+impl Hash for Reader {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // An address: its upper bits are as good as constant, and the map looks at upper and lower bits.
+        state.write_u64(self.lane ^ (self.origin as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
 }
 
@@ -110,11 +126,15 @@ pub(super) enum Wish {
     Exclusive,
     /// One lane: shared if this worker wrote last when the turn comes, else exclusive.
     Owned,
+    /// One lane: shared, by a write that needs no base.
+    Blind,
 }
 
 struct Waiter {
     serial: u64,
     wish: Wish,
+    /// The client whose earlier reads have to be over.
+    writer: Option<usize>,
     /// How it was let in: shared or exclusive.
     granted: Cell<Wish>,
     /// Lanes that have not let it in yet.
@@ -128,6 +148,8 @@ pub(super) struct Lanes {
     map: RefCell<HashMap<LaneId, Lane, BuildHasherDefault<AsItIs>>>,
     /// Quiet lanes with a ballot, the oldest first.
     quiet: RefCell<VecDeque<LaneId>>,
+    /// Reads in their only round.
+    reading: RefCell<HashMap<Reader, u32, BuildHasherDefault<AsItIs>>>,
 }
 
 /// Lanes that an operation has to itself, or shares. It gives them back when it is dropped.
@@ -161,7 +183,7 @@ impl Drop for Held {
         for id in &self.ids {
             match self.wish {
                 Wish::Shared => self.lanes.leave(*id),
-                Wish::Exclusive | Wish::Owned => self.lanes.release(*id),
+                Wish::Exclusive | Wish::Owned | Wish::Blind => self.lanes.release(*id),
             }
         }
     }
@@ -173,7 +195,10 @@ impl Lanes {
     /// Not while updates may be under way that each build on the one before: should they have to be sent again, they
     /// would come after the blind write. Behind them it goes as one of them.
     #[inline]
-    pub(super) fn enter(&self, id: LaneId) -> bool {
+    pub(super) fn enter(&self, id: LaneId, origin: usize) -> bool {
+        if self.is_read_by(id, origin) {
+            return false;
+        }
         let mut map = self.map.borrow_mut();
         let lane = map.entry(id).or_default();
         if !lane.is_open() || lane.sharing > 0 && lane.owned.is_some() {
@@ -186,7 +211,16 @@ impl Lanes {
     /// As [`Lanes::enter`], for an update: only where this worker wrote last. The ballot that the update builds on, and
     /// its own.
     #[inline]
-    pub(super) fn enter_owned(&self, id: LaneId, generation: u64, op_id: OpId) -> Option<(Owned, Ballot)> {
+    pub(super) fn enter_owned(
+        &self,
+        id: LaneId,
+        origin: usize,
+        generation: u64,
+        op_id: OpId,
+    ) -> Option<(Owned, Ballot)> {
+        if self.is_read_by(id, origin) {
+            return None;
+        }
         let mut map = self.map.borrow_mut();
         let lane = map.get_mut(&id).filter(|lane| lane.is_open())?;
         let next = lane.next_owned(generation, op_id)?;
@@ -197,6 +231,34 @@ impl Lanes {
     /// The same for an operation that shares the lane already.
     pub(super) fn next_owned(&self, id: LaneId, generation: u64, op_id: OpId) -> Option<(Owned, Ballot)> {
         self.map.borrow_mut().get_mut(&id)?.next_owned(generation, op_id)
+    }
+
+    /// A read of that client is on its way, in its only round. [`Lanes::read_ends`] has to follow.
+    #[inline]
+    pub(super) fn read_begins(&self, lane: LaneId, origin: usize) {
+        *self.reading.borrow_mut().entry(Reader { lane, origin }).or_default() += 1;
+    }
+
+    /// It is answered, or waits in the lane to be sent again.
+    #[inline]
+    pub(super) fn read_ends(&self, lane: LaneId, origin: usize) {
+        let mut reading = self.reading.borrow_mut();
+        let Entry::Occupied(mut entry) = reading.entry(Reader { lane, origin }) else { return };
+        if *entry.get() > 1 {
+            *entry.get_mut() -= 1;
+            return;
+        }
+        entry.remove();
+        drop(reading);
+        if let Some(waiting) = self.map.borrow_mut().get_mut(&lane) {
+            self.admit(lane, waiting);
+        }
+    }
+
+    #[inline]
+    fn is_read_by(&self, lane: LaneId, origin: usize) -> bool {
+        let reading = self.reading.borrow();
+        !reading.is_empty() && reading.contains_key(&Reader { lane, origin })
     }
 
     /// Whether a read may go now: nothing on the key needs more than one round.
@@ -215,6 +277,16 @@ impl Lanes {
         }
         let Some(lane) = map.get(&id) else { return false };
         lane.exclusive && lane.holder < serial || lane.waiting.front().is_some_and(|first| first.serial < serial)
+    }
+
+    /// Whether a blind write that has been let in may go as one: no updates are under way that build on each other, and
+    /// nothing that came before it has to be sent again.
+    pub(super) fn is_ready_for_blind(&self, id: LaneId, serial: u64) -> bool {
+        let map = self.map.borrow();
+        let Some(lane) = map.get(&id) else { return false };
+        !lane.exclusive
+            && lane.owned.is_none()
+            && lane.waiting.front().is_none_or(|first| first.serial > serial)
     }
 
     pub(super) fn set_owned(&self, id: LaneId, owned: Option<Owned>) {
@@ -270,7 +342,7 @@ impl Lanes {
             map.remove(&id);
             return;
         }
-        Self::admit(lane);
+        self.admit(id, lane);
         drop(map);
         self.remember(id);
     }
@@ -278,16 +350,19 @@ impl Lanes {
     fn release(&self, id: LaneId) {
         if let Some(lane) = self.map.borrow_mut().get_mut(&id) {
             lane.exclusive = false;
-            Self::admit(lane);
+            self.admit(id, lane);
         }
         self.remember(id);
     }
 
     /// Lets in those at the front that may go together.
-    fn admit(lane: &mut Lane) {
+    fn admit(&self, id: LaneId, lane: &mut Lane) {
         while let Some(first) = lane.waiting.front() {
+            if first.writer.is_some_and(|origin| self.is_read_by(id, origin)) {
+                return;
+            }
             let shares = match first.wish {
-                Wish::Shared => true,
+                Wish::Shared | Wish::Blind => true,
                 Wish::Exclusive => false,
                 Wish::Owned => lane.owned.is_some(),
             };
@@ -334,18 +409,20 @@ impl Lanes {
 
     /// Waits for lanes in the order of serial numbers. All are asked for at once, so no two operations can wait for each
     /// other.
-    pub(super) fn wait(self: &Rc<Self>, ids: &[LaneId], serial: u64, wish: Wish) -> Waiting {
+    ///
+    /// A write says whose it is.
+    pub(super) fn wait(self: &Rc<Self>, ids: &[LaneId], serial: u64, wish: Wish, writer: Option<usize>) -> Waiting {
         let mut own: SmallVec<[LaneId; 2]> = ids.iter().copied().collect();
         own.sort_unstable();
         own.dedup();
         let (missing, granted, waker) = (Cell::new(own.len()), Cell::new(wish), Cell::new(None));
-        let waiter = Rc::new(Waiter { serial, wish, granted, missing, waker });
+        let waiter = Rc::new(Waiter { serial, wish, writer, granted, missing, waker });
         let mut map = self.map.borrow_mut();
         for id in &own {
             let lane = map.entry(*id).or_default();
             let at = lane.waiting.iter().position(|other| other.serial > serial).unwrap_or(lane.waiting.len());
             lane.waiting.insert(at, Rc::clone(&waiter));
-            Self::admit(lane);
+            self.admit(*id, lane);
         }
         drop(map);
         Waiting { lanes: Rc::clone(self), ids: own, waiter, done: false }
@@ -398,7 +475,7 @@ impl Drop for Waiting {
                 lane.admitted = lane.admitted.saturating_sub(1);
                 lane.exclusive &= self.waiter.granted.get() != Wish::Exclusive;
             }
-            Lanes::admit(lane);
+            self.lanes.admit(*id, lane);
         }
     }
 }
@@ -418,18 +495,18 @@ mod tests {
     #[test]
     fn those_of_one_round_share_and_others_wait() {
         let lanes = Rc::new(Lanes::default());
-        assert!(lanes.enter(1));
-        assert!(lanes.enter(1));
-        let mut alone = lanes.wait(&[1], 10, Wish::Exclusive);
+        assert!(lanes.enter(1, 0));
+        assert!(lanes.enter(1, 0));
+        let mut alone = lanes.wait(&[1], 10, Wish::Exclusive, None);
         assert!(poll(&mut alone).is_none());
-        assert!(!lanes.enter(1), "nothing overtakes what waits");
+        assert!(!lanes.enter(1, 0), "nothing overtakes what waits");
         assert!(!lanes.is_open(1));
         lanes.leave(1);
         assert!(poll(&mut alone).is_none());
         lanes.leave(1);
         let held = poll(&mut alone).expect("the lane is free");
-        let mut behind = lanes.wait(&[1], 11, Wish::Shared);
-        let mut too = lanes.wait(&[1], 12, Wish::Shared);
+        let mut behind = lanes.wait(&[1], 11, Wish::Shared, None);
+        let mut too = lanes.wait(&[1], 12, Wish::Shared, None);
         assert!(poll(&mut behind).is_none());
         drop(held);
         let (first, second) = (poll(&mut behind), poll(&mut too));
@@ -441,9 +518,9 @@ mod tests {
     #[test]
     fn an_earlier_operation_goes_back_to_its_place() {
         let lanes = Rc::new(Lanes::default());
-        assert!(lanes.enter(1));
-        let mut late = lanes.wait(&[1], 20, Wish::Exclusive);
-        let mut early = lanes.wait(&[1], 5, Wish::Exclusive);
+        assert!(lanes.enter(1, 0));
+        let mut late = lanes.wait(&[1], 20, Wish::Exclusive, None);
+        let mut early = lanes.wait(&[1], 5, Wish::Exclusive, None);
         lanes.leave(1);
         // The first was let in only after the one in front of it.
         assert!(poll(&mut late).is_none());
@@ -455,9 +532,9 @@ mod tests {
     #[test]
     fn several_lanes_are_waited_for_without_a_deadlock() {
         let lanes = Rc::new(Lanes::default());
-        let mut one = lanes.wait(&[1, 2], 1, Wish::Exclusive);
-        let mut two = lanes.wait(&[2, 1], 2, Wish::Exclusive);
-        let mut three = lanes.wait(&[2, 2, 3], 3, Wish::Exclusive);
+        let mut one = lanes.wait(&[1, 2], 1, Wish::Exclusive, None);
+        let mut two = lanes.wait(&[2, 1], 2, Wish::Exclusive, None);
+        let mut three = lanes.wait(&[2, 2, 3], 3, Wish::Exclusive, None);
         let held = poll(&mut one).expect("both are free");
         assert!(poll(&mut two).is_none() && poll(&mut three).is_none());
         drop(held);
@@ -469,28 +546,28 @@ mod tests {
     #[test]
     fn who_wrote_last_needs_one_round() {
         let lanes = Rc::new(Lanes::default());
-        assert!(lanes.enter_owned(1, 0, OpId(1)).is_none());
-        let mut waiting = lanes.wait(&[1], 1, Wish::Exclusive);
+        assert!(lanes.enter_owned(1, 0, 0, OpId(1)).is_none());
+        let mut waiting = lanes.wait(&[1], 1, Wish::Exclusive, None);
         let held = poll(&mut waiting).expect("free");
         let ballot = Ballot { hlc: 7, id: 9, seq: 1 };
         held.set_owned(Some(Owned { ballot, count: 1, last: OpId(1), generation: 3 }));
         drop(held);
-        assert!(lanes.enter_owned(1, 4, OpId(1)).is_none(), "the fences are others");
-        let (base, next) = lanes.enter_owned(1, 3, OpId(1)).expect("owned");
+        assert!(lanes.enter_owned(1, 0, 4, OpId(1)).is_none(), "the fences are others");
+        let (base, next) = lanes.enter_owned(1, 0, 3, OpId(1)).expect("owned");
         assert_eq!((base.ballot, next.seq), (ballot, 2));
-        let (base, next) = lanes.enter_owned(1, 3, OpId(1)).expect("two may be under way");
+        let (base, next) = lanes.enter_owned(1, 0, 3, OpId(1)).expect("two may be under way");
         assert_eq!((base.ballot.seq, next.seq), (2, 3));
         lanes.disown(1);
-        assert!(lanes.enter_owned(1, 3, OpId(1)).is_none());
+        assert!(lanes.enter_owned(1, 0, 3, OpId(1)).is_none());
     }
 
     #[test]
     fn an_update_shares_a_lane_only_where_this_worker_wrote_last() {
         let lanes = Rc::new(Lanes::default());
-        let mut first = lanes.wait(&[1], 1, Wish::Owned);
-        let mut second = lanes.wait(&[1], 2, Wish::Owned);
-        let mut read = lanes.wait(&[1], 3, Wish::Shared);
-        assert!(!lanes.enter(1), "what came later does not overtake");
+        let mut first = lanes.wait(&[1], 1, Wish::Owned, None);
+        let mut second = lanes.wait(&[1], 2, Wish::Owned, None);
+        let mut read = lanes.wait(&[1], 3, Wish::Shared, None);
+        assert!(!lanes.enter(1, 0), "what came later does not overtake");
         let held = poll(&mut first).expect("free");
         assert!(!held.is_shared() && poll(&mut second).is_none() && poll(&mut read).is_none());
         held.set_owned(Some(Owned {
@@ -503,9 +580,9 @@ mod tests {
         let held = poll(&mut second).expect("it builds on the first");
         assert!(held.is_shared() && poll(&mut read).is_some());
         assert!(lanes.next_owned(1, 0, OpId(1)).is_some());
-        assert!(!lanes.enter(1), "a blind write goes behind it as one of them");
+        assert!(!lanes.enter(1, 0), "a blind write goes behind it as one of them");
         // It turns out to need more rounds.
-        let mut again = lanes.wait(&[1], 2, Wish::Exclusive);
+        let mut again = lanes.wait(&[1], 2, Wish::Exclusive, None);
         drop(held);
         assert!(!poll(&mut again).expect("its turn").is_shared());
     }
@@ -514,8 +591,8 @@ mod tests {
     fn an_earlier_blind_write_need_not_be_sent_again() {
         let lanes = Rc::new(Lanes::default());
         let ballot = |hlc| Ballot { hlc, id: 1, seq: 0 };
-        assert!(lanes.enter(1) && lanes.enter(1));
-        let mut again = lanes.wait(&[1], 1, Wish::Exclusive);
+        assert!(lanes.enter(1, 0) && lanes.enter(1, 0));
+        let mut again = lanes.wait(&[1], 1, Wish::Exclusive, None);
         lanes.leave(1);
         lanes.settled_blindly(1, ballot(2), 2);
         lanes.leave(1);
@@ -530,7 +607,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let lanes = Rc::new(Lanes::default());
         for id in 0..REMEMBERED_MAX as u64 + 10 {
-            let mut waiting = lanes.wait(&[id], id, Wish::Exclusive);
+            let mut waiting = lanes.wait(&[id], id, Wish::Exclusive, None);
             let held = poll(&mut waiting).expect("free");
             held.set_owned(Some(Owned {
                 ballot: Ballot { hlc: 1, id, seq: 0 },
@@ -540,7 +617,7 @@ mod tests {
             }));
         }
         assert_eq!(lanes.map.borrow().len(), REMEMBERED_MAX);
-        assert!(lanes.enter_owned(0, 0, OpId(1)).is_none());
-        assert!(lanes.enter_owned(20, 0, OpId(1)).is_some());
+        assert!(lanes.enter_owned(0, 0, 0, OpId(1)).is_none());
+        assert!(lanes.enter_owned(20, 0, 0, OpId(1)).is_some());
     }
 }

@@ -91,6 +91,7 @@ struct Inner<B: Backend> {
     /// Where the key is in `frame`.
     key: (usize, usize),
     lane: LaneId,
+    origin: usize,
     serial: u64,
     generation: u64,
     stage: Stage,
@@ -149,7 +150,7 @@ impl<B: Backend> Engine<B> {
             self.read_at_once(question, request.frame, (begin, begin + key.len()), form, serial);
         } else {
             // Behind what waits already; when its turn comes it goes in one round all the same.
-            let waiting = self.lanes.wait(&[lane], serial, Wish::Shared);
+            let waiting = self.lanes.wait(&[lane], serial, Wish::Shared, None);
             let (engine, frame) = (Rc::clone(self), request.frame.to_vec());
             let key = (begin, begin + key.len());
             self.spawn(async move {
@@ -177,6 +178,7 @@ impl<B: Backend> Engine<B> {
         }
         let read = self.take_read();
         let (version, members) = (question.version, question.members.clone());
+        let (lane, origin) = (lane_of(group.seed, key), question.asker.sink.origin());
         {
             let mut inner = read.inner.borrow_mut();
             let inner = &mut *inner;
@@ -185,7 +187,7 @@ impl<B: Backend> Engine<B> {
             inner.key = at;
             inner.question = Some(question);
             inner.form = form;
-            inner.lane = lane_of(group.seed, key);
+            (inner.lane, inner.origin) = (lane, origin);
             inner.serial = serial;
             inner.generation = group.generation.get();
             inner.stage = Stage::Asking;
@@ -195,6 +197,7 @@ impl<B: Backend> Engine<B> {
             inner.held_whole = false;
             inner.waker = None;
         }
+        self.lanes.read_begins(lane, origin);
         read.since.set(self.backend.now());
         let all_sent = self.send_read(&read, &members, version, frame, key, form, &chosen);
         if !all_sent {
@@ -263,6 +266,7 @@ impl<B: Backend> Engine<B> {
                 frame: Vec::new(),
                 key: (0, 0),
                 lane: 0,
+                origin: 0,
                 serial: 0,
                 generation: 0,
                 stage: Stage::Over,
@@ -335,22 +339,27 @@ impl<B: Backend> Pool<B> {
 impl<B: Backend> Read<B> {
     /// Another way is needed: it begins anew and asks everybody.
     fn give_over(&self, engine: &Rc<Engine<B>>) {
-        let slow = {
+        let (slow, lane, origin) = {
             let mut inner = self.inner.borrow_mut();
             let Some(question) = inner.question.take().filter(|_| inner.stage == Stage::Asking) else { return };
             inner.stage = Stage::Over;
             if let Some(waker) = inner.waker.take() {
                 waker.wake(); // The rest of the value that was paused is dropped.
             }
-            SlowRead::of_one_key(question, &inner.frame, inner.key, inner.serial)
+            (SlowRead::of_one_key(question, &inner.frame, inner.key, inner.serial), inner.lane, inner.origin)
         };
         engine.reads.free.borrow_mut().push_back(self.place);
         engine.read_slowly(slow);
+        // Only now, so that no write gets in between.
+        engine.lanes.read_ends(lane, origin);
     }
 
     fn finish(&self, engine: &Engine<B>) {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
+        if inner.stage == Stage::Asking {
+            engine.lanes.read_ends(inner.lane, inner.origin);
+        }
         inner.stage = Stage::Over;
         inner.question = None;
         for buffer in [&mut inner.frame, &mut inner.held] {
@@ -372,6 +381,8 @@ enum Next {
     /// The value is right, and this is its beginning.
     Begin(usize),
     BeginHeld,
+    /// The value is asked for in the other form.
+    AskAgain,
     GiveOver,
 }
 
@@ -440,7 +451,10 @@ impl<B: Backend> Inner<B> {
         }
         let value = cursor.rest();
         if form == Form::Get && self.live && matches!(value, b"$-1\r\n" | b"_\r\n") {
-            return Next::GiveOver; // Expired, or of another type: only `GET` itself can tell.
+            // Expired, or of another type: only `GET` itself can tell.
+            self.ballots.pop();
+            self.form = Form::Other;
+            return Next::AskAgain;
         }
         let at = reply.len() - value.len();
         match (self.agreed(engine), whole) {
@@ -483,6 +497,12 @@ impl<B: Backend> ReplySink for Read<B> {
         let asker = inner.question.as_ref().map(|question| question.asker.clone());
         match (next, asker, piece) {
             (Next::Wait(flow), ..) => return flow,
+            (Next::AskAgain, ..) => {
+                drop(inner);
+                if !self.ask_again(&engine, index, tag) {
+                    self.give_over(&engine);
+                }
+            }
             (Next::Answer(at), Some(asker), Piece::Whole(reply)) => {
                 drop(inner);
                 self.finish(&engine);
@@ -497,12 +517,14 @@ impl<B: Backend> ReplySink for Read<B> {
             }
             (Next::Begin(at), Some(asker), Piece::Begin(reply)) => {
                 inner.stage = Stage::Passing;
+                engine.lanes.read_ends(inner.lane, inner.origin);
                 drop(inner);
                 let tag = asker.tag;
                 return asker.sink.reply(tag, Piece::Begin(reply.get(at..).unwrap_or_default()));
             }
             (Next::BeginHeld, Some(asker), _) => {
                 inner.stage = Stage::Passing;
+                engine.lanes.read_ends(inner.lane, inner.origin);
                 let held = std::mem::take(&mut inner.held);
                 let waker = inner.waker.take();
                 drop(inner);
@@ -548,6 +570,26 @@ impl<B: Backend> ReplySink for Read<B> {
 }
 
 impl<B: Backend> Read<B> {
+    /// Asks the replica that was asked for the value once more, in a transaction.
+    fn ask_again(self: &Rc<Self>, engine: &Engine<B>, index: usize, tag: Tag) -> bool {
+        let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+        let inner = self.inner.borrow();
+        let Some(question) = &inner.question else { return false };
+        let Some(member) = question.members.get(index) else { return false };
+        let (node, version) = (Rc::clone(&member.node), question.version);
+        let mut record = engine.scratch.take();
+        record.clear();
+        write_record_key(inner.frame.get(inner.key.0..inner.key.1).unwrap_or_default(), &mut record);
+        let bytes = inner.frame.len() + record.len() + 128;
+        let mut write = |out: &mut Vec<u8>| {
+            write_transaction(out, std::iter::once(record.as_slice()), &inner.frame);
+        };
+        let backend = &engine.backend;
+        let sent = backend.send_transaction(&node, bytes, TRANSACTION_REPLIES, &mut write, version, &sink, tag);
+        engine.scratch.set(record);
+        sent.is_ok()
+    }
+
     /// Hands on a piece of a value that is the right one.
     fn pass(&self, engine: &Engine<B>, piece: Piece<'_>) -> Flow {
         let asker = self.inner.borrow().question.as_ref().map(|question| question.asker.clone());

@@ -52,7 +52,7 @@ impl<B: Backend> Engine<B> {
         let engine = Rc::clone(self);
         let lanes: SmallVec<[u64; 2]> = read.keys.iter().map(|key| lane_of(read.question.group.seed, key)).collect();
         // Now and not when the task runs: what comes next must not overtake it.
-        let waiting = self.lanes.wait(&lanes, read.serial, Wish::Exclusive);
+        let waiting = self.lanes.wait(&lanes, read.serial, Wish::Exclusive, None);
         self.spawn(async move { engine.run_slow_read(read, waiting).await });
     }
 

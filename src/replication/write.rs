@@ -275,6 +275,18 @@ impl<B: Backend> Engine<B> {
         self.send_write(&write);
     }
 
+    /// Sends a blind write that has waited: newer than all that went before it.
+    pub(super) fn send_blind(self: &Rc<Self>, write: &Rc<Write<B>>, lane: LaneId, serial: u64) {
+        {
+            let mut inner = write.inner.borrow_mut();
+            inner.ballot = self.next_ballot();
+            inner.op_id = inner.ballot.op_id();
+            (inner.lane, inner.serial) = (lane, serial);
+            inner.begin();
+        }
+        self.send_write(write);
+    }
+
     /// A proposal that turned out to need one round.
     pub(super) fn start_proposed(
         self: &Rc<Self>,
@@ -590,7 +602,7 @@ impl<B: Backend> Write<B> {
             (inner.proposal(engine, tried), inner.lane, inner.serial, blind)
         };
         engine.lanes.disown(lane);
-        let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive);
+        let waiting = engine.lanes.wait(&[lane], serial, Wish::Exclusive, None);
         // Only now, so that nothing gets in between.
         engine.lanes.leave(lane);
         let Some(proposal) = proposal else { return };
