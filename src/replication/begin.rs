@@ -59,7 +59,8 @@ impl<B: Backend> Engine<B> {
             return self.update_eventually(request, key, words, sink, tag);
         }
         let op_id = self.hlc.op_id();
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get(), op_id) {
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get(), op_id)
+        {
             let kind = Kind::Update { words: words.count };
             let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id };
             self.start_write(request, key, lane, &plan, sink, tag);
@@ -163,9 +164,7 @@ impl<B: Backend> Engine<B> {
 
     async fn propose_with(self: Rc<Self>, mut held: Held, proposal: Proposal<B>, lane: LaneId, serial: u64) {
         if held.is_shared() {
-            if let Some((base, ballot)) =
-                self.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id)
-            {
+            if let Some((base, ballot)) = self.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id) {
                 held.keep(); // The write gives it back.
                 self.start_proposed(proposal, lane, serial, base, ballot);
                 return;

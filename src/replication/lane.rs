@@ -133,13 +133,19 @@ pub(super) enum Wish {
 struct Waiter {
     serial: u64,
     wish: Wish,
-    /// The client whose earlier reads have to be over.
-    writer: Option<usize>,
+    /// Whose it is: a write waits for that client's earlier reads, a shared read is one of them from when it is let in.
+    client: Option<usize>,
     /// How it was let in: shared or exclusive.
     granted: Cell<Wish>,
     /// Lanes that have not let it in yet.
     missing: Cell<usize>,
     waker: Cell<Option<Waker>>,
+}
+
+impl Waiter {
+    fn reader(&self) -> Option<usize> {
+        self.client.filter(|_| self.wish == Wish::Shared)
+    }
 }
 
 /// All lanes of one worker.
@@ -157,6 +163,8 @@ pub(super) struct Held {
     lanes: Rc<Lanes>,
     ids: SmallVec<[LaneId; 2]>,
     wish: Wish,
+    /// The client that was let in to read.
+    reader: Option<usize>,
 }
 
 impl Held {
@@ -184,6 +192,9 @@ impl Drop for Held {
             match self.wish {
                 Wish::Shared => self.lanes.leave(*id),
                 Wish::Exclusive | Wish::Owned | Wish::Blind => self.lanes.release(*id),
+            }
+            if let Some(reader) = self.reader {
+                self.lanes.read_ends(*id, reader);
             }
         }
     }
@@ -284,9 +295,7 @@ impl Lanes {
     pub(super) fn is_ready_for_blind(&self, id: LaneId, serial: u64) -> bool {
         let map = self.map.borrow();
         let Some(lane) = map.get(&id) else { return false };
-        !lane.exclusive
-            && lane.owned.is_none()
-            && lane.waiting.front().is_none_or(|first| first.serial > serial)
+        !lane.exclusive && lane.owned.is_none() && lane.waiting.front().is_none_or(|first| first.serial > serial)
     }
 
     pub(super) fn set_owned(&self, id: LaneId, owned: Option<Owned>) {
@@ -358,7 +367,7 @@ impl Lanes {
     /// Lets in those at the front that may go together.
     fn admit(&self, id: LaneId, lane: &mut Lane) {
         while let Some(first) = lane.waiting.front() {
-            if first.writer.is_some_and(|origin| self.is_read_by(id, origin)) {
+            if first.wish != Wish::Shared && first.client.is_some_and(|client| self.is_read_by(id, client)) {
                 return;
             }
             let shares = match first.wish {
@@ -375,6 +384,9 @@ impl Lanes {
             lane.exclusive |= !shares;
             lane.holder = if shares { lane.holder } else { first.serial };
             first.granted.set(if shares { Wish::Shared } else { Wish::Exclusive });
+            if let Some(reader) = first.reader() {
+                self.read_begins(id, reader);
+            }
             first.missing.set(first.missing.get().saturating_sub(1));
             if first.missing.get() == 0
                 && let Some(waker) = first.waker.take()
@@ -410,13 +422,13 @@ impl Lanes {
     /// Waits for lanes in the order of serial numbers. All are asked for at once, so no two operations can wait for each
     /// other.
     ///
-    /// A write says whose it is.
-    pub(super) fn wait(self: &Rc<Self>, ids: &[LaneId], serial: u64, wish: Wish, writer: Option<usize>) -> Waiting {
+    /// With the client, a write waits for the reads that this client has sent before it.
+    pub(super) fn wait(self: &Rc<Self>, ids: &[LaneId], serial: u64, wish: Wish, client: Option<usize>) -> Waiting {
         let mut own: SmallVec<[LaneId; 2]> = ids.iter().copied().collect();
         own.sort_unstable();
         own.dedup();
         let (missing, granted, waker) = (Cell::new(own.len()), Cell::new(wish), Cell::new(None));
-        let waiter = Rc::new(Waiter { serial, wish, writer, granted, missing, waker });
+        let waiter = Rc::new(Waiter { serial, wish, client, granted, missing, waker });
         let mut map = self.map.borrow_mut();
         for id in &own {
             let lane = map.entry(*id).or_default();
@@ -456,7 +468,8 @@ impl Future for Waiting {
                 }
             }
         }
-        Poll::Ready(Held { lanes, ids: std::mem::take(&mut self.ids), wish })
+        let reader = self.waiter.reader();
+        Poll::Ready(Held { lanes, ids: std::mem::take(&mut self.ids), wish, reader })
     }
 }
 
@@ -470,12 +483,18 @@ impl Drop for Waiting {
             let mut map = self.lanes.map.borrow_mut();
             let Some(lane) = map.get_mut(id) else { continue };
             let before = lane.waiting.len();
+            let mut reader_left = None;
             lane.waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
             if lane.waiting.len() == before {
                 lane.admitted = lane.admitted.saturating_sub(1);
                 lane.exclusive &= self.waiter.granted.get() != Wish::Exclusive;
+                reader_left = self.waiter.reader();
             }
             self.lanes.admit(*id, lane);
+            drop(map);
+            if let Some(reader) = reader_left {
+                self.lanes.read_ends(*id, reader);
+            }
         }
     }
 }
@@ -619,5 +638,36 @@ mod tests {
         assert_eq!(lanes.map.borrow().len(), REMEMBERED_MAX);
         assert!(lanes.enter_owned(0, 0, 0, OpId(1)).is_none());
         assert!(lanes.enter_owned(20, 0, 0, OpId(1)).is_some());
+    }
+
+    #[test]
+    fn a_write_waits_for_its_clients_reads() {
+        let lanes = Rc::new(Lanes::default());
+        lanes.read_begins(1, 7);
+        lanes.read_begins(1, 7);
+        assert!(lanes.enter(1, 8), "another client's");
+        lanes.leave(1);
+        assert!(!lanes.enter(1, 7));
+        let mut write = lanes.wait(&[1], 1, Wish::Blind, Some(7));
+        lanes.read_ends(1, 7);
+        assert!(poll(&mut write).is_none());
+        // The other one is sent again, at its place.
+        let mut again = lanes.wait(&[1], 0, Wish::Exclusive, None);
+        lanes.read_ends(1, 7);
+        assert!(poll(&mut write).is_none());
+        drop(poll(&mut again).expect("its turn"));
+        drop(poll(&mut write).expect("its turn"));
+    }
+
+    #[test]
+    fn a_read_that_was_let_in_counts_before_it_is_sent() {
+        let lanes = Rc::new(Lanes::default());
+        let mut before = lanes.wait(&[1], 1, Wish::Exclusive, None);
+        let mut read = lanes.wait(&[1], 2, Wish::Shared, Some(7));
+        let mut write = lanes.wait(&[1], 3, Wish::Blind, Some(7));
+        drop(poll(&mut before).expect("its turn"));
+        assert!(poll(&mut write).is_none());
+        drop(poll(&mut read).expect("its turn"));
+        assert!(poll(&mut write).is_some());
     }
 }

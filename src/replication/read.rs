@@ -150,7 +150,7 @@ impl<B: Backend> Engine<B> {
             self.read_at_once(question, request.frame, (begin, begin + key.len()), form, serial);
         } else {
             // Behind what waits already; when its turn comes it goes in one round all the same.
-            let waiting = self.lanes.wait(&[lane], serial, Wish::Shared, None);
+            let waiting = self.lanes.wait(&[lane], serial, Wish::Shared, Some(sink.origin()));
             let (engine, frame) = (Rc::clone(self), request.frame.to_vec());
             let key = (begin, begin + key.len());
             self.spawn(async move {
