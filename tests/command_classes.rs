@@ -128,12 +128,6 @@ fn content(client: &mut Client, key: &str) -> Vec<Reply> {
     }
     for question in questions {
         let mut reply = client.ask(&words(&question.replace('?', key)));
-        if let Reply::Text(text) = &mut reply
-            && text.starts_with(b"HYLL")
-        {
-            // The count that PFCOUNT keeps, and whether it is still right.
-            text[8..16].fill(0);
-        }
         if let (true, Reply::Many(elements)) = (kind == "+set", &mut reply) {
             elements.sort_by(|one, other| one.text().cmp(other.text()));
         }

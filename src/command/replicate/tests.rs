@@ -128,6 +128,7 @@ fn arguments_decide_between_read_update_and_opaque() {
 fn other_verbs_have_the_class_of_their_row() {
     check("GET k", "read");
     check("PFCOUNT a b", "read");
+    check("PFCOUNT a", "update");
     check("SRANDMEMBER k", "read");
     check("TOUCH a b", "read");
     check("OBJECT FREQ k", "read");

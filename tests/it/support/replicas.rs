@@ -48,7 +48,6 @@ pub(crate) fn contents(store: &RedisServer) -> BTreeMap<Vec<u8>, String> {
     let types = ask(&mut client, &keys, |key| words(&[b"TYPE", key]));
     let digests = ask(&mut client, &keys, |key| words(&[b"DEBUG", b"DIGEST-VALUE", key]));
     let expiries = ask(&mut client, &keys, |key| words(&[b"PEXPIRETIME", key]));
-    let starts = ask(&mut client, &keys, |key| words(&[b"GETRANGE", key, b"0", b"3"]));
     let mut contents = BTreeMap::new();
     for (index, key) in keys.into_iter().enumerate() {
         let kind = types[index].text();
@@ -56,23 +55,11 @@ pub(crate) fn contents(store: &RedisServer) -> BTreeMap<Vec<u8>, String> {
             continue; // Expired meanwhile.
         }
         let digest = digests[index].items().first().map(Value::text).unwrap_or_default();
-        // A HyperLogLog carries the count that was asked for last, which is no part of its value.
-        let digest = if starts[index].text() == "HYLL" { registers(&mut client, &key) } else { digest };
         // A server before 7.0 cannot say it.
         let expiry = if expiries[index].is_error() { String::new() } else { format!("{:?}", expiries[index]) };
         contents.insert(key, format!("{kind} {digest} expires {expiry}"));
     }
     contents
-}
-
-fn registers(client: &mut Client, key: &[u8]) -> String {
-    match client.command(&[b"GET", key]) {
-        Value::Bulk(mut bytes) if bytes.len() > 16 => {
-            bytes[8..16].fill(0);
-            bytes.escape_ascii().to_string()
-        }
-        other => format!("{other:?}"),
-    }
 }
 
 /// The accepted ballot of each of `keys` in one store; nothing where there is no record.
