@@ -25,7 +25,7 @@ use crate::config::{Listener, Rewrite};
 use crate::metrics::{Metrics, Outcome};
 use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::quorum::Level;
-use crate::replication::{Engine, Group};
+use crate::replication::{Engine, Group, Taken};
 use crate::topology::{Place, View};
 
 use merge::Pool as MergePool;
@@ -164,7 +164,7 @@ impl Coordinator {
         let mut keys = KeyIndexes::new();
         if command::keys(request.row, &request.args, &mut keys).is_err() {
             // Without keys the request is malformed: any store refuses it in its own words and touches nothing.
-            return Self::send_anywhere(target, request, sink, slot, out);
+            return self.send_anywhere(target, request, sink, slot, out);
         }
         let most = target.listener.keys_per_command_max;
         if keys.len() > most {
@@ -183,7 +183,7 @@ impl Coordinator {
             places.push(place);
         }
         let Some(first) = places.first().copied() else {
-            return Self::send_anywhere(target, request, sink, slot, out);
+            return self.send_anywhere(target, request, sink, slot, out);
         };
         let together = places.iter().all(|place| *place == first);
         match request.row.handling {
@@ -214,17 +214,26 @@ impl Coordinator {
     }
 
     fn send_anywhere(
+        &self,
         target: &Target<'_>,
         request: &Request<'_>,
         sink: &Rc<dyn ReplySink>,
         slot: u32,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let Some((_, node)) = target.view.owner(target.listener.pool, b"") else {
+        let tag = Tag { slot, part: 0 };
+        if let Some(group) = self.groups.get(target.listener.pool) {
+            return match self.engine.ask_any_store(&group, request.frame, request.version, sink, tag, out) {
+                Taken::Sent => Verdict::Sent,
+                Taken::Answered => Verdict::Answered(Outcome::Unavailable),
+            };
+        }
+        let nodes = target.view.nodes_in(target.listener.pool);
+        let Some(node) = nodes.iter().find(|node| node.is_available()).or(nodes.first()) else {
             reply::no_pool(out);
             return Verdict::Answered(Outcome::Refused);
         };
-        let sent = node.send(request.frame, request.version, sink, Tag { slot, part: 0 });
+        let sent = node.send(request.frame, request.version, sink, tag);
         verdict(node, sent, out)
     }
 

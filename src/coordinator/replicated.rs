@@ -85,8 +85,8 @@ impl Groups {
                 let mut all = self.cells.borrow_mut();
                 Arc::clone(all.entry(pool.name.clone()).or_insert_with(|| metrics.replication(&pool.name)))
             };
-            let serial = engine.next_serial();
-            let group = Group::counting(&pool.name, settings, members.collect(), serial, Box::new(locate), cells);
+            let (serial, lag) = (engine.next_serial(), Arc::clone(&topology.lag));
+            let group = Group::counting(&pool.name, settings, members.collect(), serial, Box::new(locate), cells, lag);
             engine.keep(&group, leads);
             pools.push(Some(group));
         }

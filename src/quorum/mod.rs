@@ -4,15 +4,17 @@
 //! them. The coordinator counts replies in a [`Tally`] and answers when its [`Outcome`] is no longer pending.
 //!
 //! # Invariants
-//! - Pure: numbers in, a verdict out. No clock, randomness or socket.
+//! - Pure: numbers in, a verdict out. No clock, randomness or socket. [`Lag`] is what workers tell each other.
 //! - [`Quorums::check`] holds wherever a level is served that [needs it](Level::needs_quorums): any two write quorums then
 //!   share a replica, and any read quorum shares one with any write quorum.
 //!
 //! It does not know nodes, keys or versions: which of several values is the newest is not decided here.
 
+mod lag;
 mod level;
 mod tally;
 
+pub use lag::Lag;
 pub use level::{Level, UnknownLevel};
 pub use tally::{Outcome, Tally};
 

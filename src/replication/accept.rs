@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use super::Engine;
 use super::lane::Held;
 use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
+use super::repair::ALL;
 use super::round::{Round, Said};
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
 use crate::backend::Backend;
@@ -103,7 +104,8 @@ impl<B: Backend> Proposal<B> {
         if heard.left_out
             && let Some(key) = self.keys.get(key)
         {
-            engine.missed(&self.group, &key.name, &self.members);
+            let took = heard.accepted.iter().fold(0, |took, (member, _)| took | 1 << member);
+            engine.missed(&self.group, &key.name, &self.members, ALL & !took);
         }
         if holders < self.needed || ground.generation != self.group.generation.get() {
             return no;
@@ -489,7 +491,7 @@ impl<B: Backend> Proposal<B> {
 pub(super) struct Put {
     /// Those that vote and hold it.
     pub(super) held: usize,
-    /// Those that hold it, whether they vote or not.
+    /// Those that hold it or something newer, whether they vote or not.
     pub(super) taken: SmallVec<[usize; 7]>,
     /// A promise to another proposal was in the way.
     pub(super) promised: bool,

@@ -12,6 +12,7 @@
 //! - Nothing here is kept: another proxy can finish or supersede whatever this one began.
 
 mod accept;
+mod anyone;
 mod begin;
 mod fence;
 mod inspect;
@@ -38,7 +39,7 @@ use crate::clock::Moment;
 use crate::command::{Args, KeyIndexes, Row, reply};
 use crate::metrics::ReplicationCells;
 use crate::protocol::resp::Version;
-use crate::quorum::{Adopt, Level, Quorums};
+use crate::quorum::{Adopt, Lag, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
 
 pub use inspect::{KeyVersion, State};
@@ -83,6 +84,8 @@ pub struct Group<B: Backend> {
     pub members: Vec<Rc<Member<B>>>,
     /// What the worker counts for it.
     pub cells: Arc<ReplicationCells>,
+    /// What the workers of this process know that its members lack.
+    lag: Arc<Lag>,
     /// Changes with every fence that is seen to have changed.
     generation: Cell<u64>,
     locate: Box<Locate>,
@@ -154,10 +157,11 @@ impl<B: Backend> Group<B> {
         generation: u64,
         locate: Box<Locate>,
     ) -> Rc<Self> {
-        Self::counting(name, settings, members, generation, locate, Arc::default())
+        let lag = Arc::new(Lag::new(members.len()));
+        Self::counting(name, settings, members, generation, locate, Arc::default(), lag)
     }
 
-    /// As [`Group::new`], with cells that somebody reads.
+    /// As [`Group::new`], with cells that somebody reads, and what the workers know together.
     pub fn counting(
         name: &str,
         settings: Settings,
@@ -165,6 +169,7 @@ impl<B: Backend> Group<B> {
         generation: u64,
         locate: Box<Locate>,
         cells: Arc<ReplicationCells>,
+        lag: Arc<Lag>,
     ) -> Rc<Self> {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Rc::new(Self {
@@ -175,6 +180,7 @@ impl<B: Backend> Group<B> {
             settings,
             members,
             cells,
+            lag,
             generation: Cell::new(generation),
             locate,
             retired: Cell::new(false),
@@ -207,6 +213,18 @@ impl<B: Backend> Group<B> {
             group = next?;
         }
         Some(group)
+    }
+
+    /// The places in the pool of some replicas of a key.
+    fn places_of(&self, members: &Members<B>, some: u8) -> SmallVec<[usize; 8]> {
+        let chosen = members.iter().enumerate().filter(|(at, _)| some & (1 << at) != 0);
+        chosen.filter_map(|(_, member)| self.members.iter().position(|other| Rc::ptr_eq(other, member))).collect()
+    }
+
+    /// Whether a member may lack what others have.
+    fn is_behind(&self, member: &Rc<Member<B>>) -> bool {
+        let place = || self.members.iter().position(|other| Rc::ptr_eq(other, member));
+        self.lag.any() && place().is_some_and(|place| self.lag.is_behind(place))
     }
 
     /// Whether no store can hold a key from before quoit.
@@ -275,6 +293,7 @@ pub struct Engine<B: Backend> {
     serial: Cell<u64>,
     reads: read::Pool<B>,
     writes: write::Pool<B>,
+    asked: anyone::Pool<B>,
     repairs: repair::Queue<B>,
     ending: Cell<bool>,
     scratch: Cell<Vec<u8>>,
@@ -300,6 +319,7 @@ impl<B: Backend> Engine<B> {
             serial: Cell::new(0),
             reads: read::Pool::default(),
             writes: write::Pool::default(),
+            asked: anyone::Pool::default(),
             repairs: repair::Queue::default(),
             ending: Cell::new(false),
             scratch: Cell::default(),
@@ -371,23 +391,6 @@ impl<B: Backend> Engine<B> {
             Form::Opaque => self.opaque(request, sink, tag),
             // The store refuses it in its own words and touches nothing.
             Form::Malformed | Form::FanOut | Form::Local | Form::Refused => self.pass_on(request, sink, tag, out),
-        }
-    }
-
-    /// Sends a request to one store as it came.
-    fn pass_on(&self, request: &Request<'_, B>, sink: &Rc<dyn ReplySink>, tag: Tag, out: &mut Vec<u8>) -> Taken {
-        let usable = |member: &&Rc<Member<B>>| member.votes() && self.backend.is_available(&member.node);
-        let Some(member) = request.members.iter().find(usable).or_else(|| request.members.first()) else {
-            reply::no_pool(out);
-            return Taken::Answered;
-        };
-        let mut write = |out: &mut Vec<u8>| out.extend_from_slice(request.frame);
-        match self.backend.send(&member.node, request.frame.len(), &mut write, request.version, sink, tag) {
-            Ok(()) => Taken::Sent,
-            Err(cause) => {
-                reply::node_failed(out, &self.backend.label(&member.node), &cause);
-                Taken::Answered
-            }
         }
     }
 }

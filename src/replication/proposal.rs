@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use super::accept::Accepted;
 use super::lane::{Held, Owned};
+use super::repair::{ALL, UNKNOWN};
 use super::round::{Round, may_have_arrived, sleep};
 use super::shape::Shape;
 use super::wire::{Answer, Words, write_script};
@@ -197,7 +198,7 @@ impl<B: Backend> Proposal<B> {
             End::Unknown => {
                 // If some replica has it, all should: whether it was applied has to have one answer soon.
                 for key in self.keys.iter().filter(|key| key.written) {
-                    engine.missed(&self.group, &key.name, &self.members);
+                    engine.missed(&self.group, &key.name, &self.members, UNKNOWN);
                 }
                 self.group.cells.unknown.increment();
                 reply::unknown_outcome(&mut out, self.trouble.borrow());
@@ -257,7 +258,7 @@ impl<B: Backend> Proposal<B> {
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {
                     if let Some(key) = self.keys.first() {
-                        engine.missed(&self.group, &key.name, &self.members);
+                        engine.missed(&self.group, &key.name, &self.members, ALL & !(1 << at));
                     }
                     return Some(End::Done(reply));
                 }

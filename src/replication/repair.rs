@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Keys repaired at a time: enough to hide the round trip, few enough not to be felt.
 const AT_A_TIME: usize = 16;
 
+/// Replicas of a key, as a set of their places: all, and those of which nothing is known.
+pub(super) const ALL: u8 = u8::MAX;
+pub(super) const UNKNOWN: u8 = 0;
+
 /// A key that a replica missed.
 struct Missed<B: Backend> {
     group: Rc<Group<B>>,
@@ -62,7 +66,7 @@ impl<B: Backend> Aftermath<B> {
         match said.as_deref().map(Answer::parse) {
             Ok(Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {}
             Ok(Answer::Fenced(found)) => engine.fenced(&self.group, &self.members, member, found),
-            _ => engine.missed(&self.group, &self.key, &self.members),
+            _ => engine.missed(&self.group, &self.key, &self.members, 1 << member),
         }
     }
 }
@@ -105,23 +109,27 @@ impl<B: Backend> Engine<B> {
         })
     }
 
-    /// A replica did not take what others took: it gets it later.
-    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>) {
+    /// Some replicas (a bit for each) did not take what others took: they get it later.
+    pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, lacking: u8) {
         // A reload may have made another group of the pool meanwhile, with the same ring; or the pool is gone.
         let Some(newest) = group.newest() else { return };
         let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(key) };
         let (group, Some(members)) = (&newest, own) else { return };
         let id = lane_of(group.seed, key);
+        let places = group.places_of(&members, lacking).into_iter();
         if !self.repairs.known.borrow_mut().insert(id) {
+            group.lag.misses(places);
             return;
         }
         if self.repairs.waiting.borrow().len() >= group.settings.repair_queue_len {
             self.repairs.known.borrow_mut().remove(&id);
             group.cells.repairs_dropped.increment();
+            group.lag.misses(places);
             return;
         }
         let missed = Missed { group: Rc::clone(group), members, key: key.to_vec() };
         self.repairs.waiting.borrow_mut().push_back(missed);
+        group.lag.owe(places);
         group.cells.repairs_waiting.add(1);
         if !self.repairs.running.replace(true)
             && let Some(engine) = self.this.borrow().upgrade()
@@ -160,10 +168,15 @@ impl<B: Backend> Engine<B> {
                     missed.group.cells.repairs.increment();
                 } else {
                     in_vain += 1;
-                    self.missed(&missed.group, &missed.key, &missed.members);
-                    if in_vain >= AT_A_TIME {
-                        break;
-                    }
+                    let left = match &repaired {
+                        Repair::Left(left) => left.iter().fold(0, |left, at| left | 1 << at),
+                        Repair::NoRecord | Repair::TooFew => UNKNOWN,
+                    };
+                    self.missed(&missed.group, &missed.key, &missed.members, left);
+                }
+                missed.group.lag.settle();
+                if in_vain >= AT_A_TIME {
+                    break;
                 }
             }
             if in_vain > 0 {
@@ -201,7 +214,8 @@ impl<B: Backend> Engine<B> {
         matches!(proposal.propose(self, &mut None).await, End::Done(_))
     }
 
-    /// Has `needed` replicas hold the newest state of a key before somebody reads it.
+    /// Has `needed` replicas hold the newest state of a key before somebody reads it. False if it is not known which
+    /// state that is now.
     pub(super) async fn write_back(
         &self,
         group: &Rc<Group<B>>,
@@ -225,7 +239,9 @@ impl<B: Backend> Engine<B> {
                 return true;
             }
         }
-        self.settle(Proposal::identity(self, group, members, key)).await
+        // A state that is newer somewhere need not build on this one, and what the proposal settles may be another.
+        let _: bool = self.settle(Proposal::identity(self, group, members, key)).await;
+        false
     }
 
     /// Asks members for their records of one key until `wanted` that vote have answered; none if too few did.
@@ -351,6 +367,7 @@ impl<B: Backend> Engine<B> {
                     put.taken.push(at);
                     put.held += usize::from(votes);
                 }
+                Ok(Answer::Overtaken) => put.taken.push(at),
                 Ok(Answer::Refused(records)) => {
                     put.promised = true;
                     "other writers are at work on the key".clone_into(&mut put.trouble);
@@ -371,7 +388,8 @@ impl<B: Backend> Engine<B> {
             }
         }
         if put.taken.len() < to.len() {
-            self.missed(group, key, members);
+            let lacking = to.iter().filter(|at| !put.taken.contains(at));
+            self.missed(group, key, members, lacking.fold(0, |lacking, at| lacking | 1 << at));
         }
         put
     }

@@ -99,6 +99,8 @@ pub(super) fn write_transaction<'k>(
 pub(super) enum Answer<'a> {
     /// `blind` and `state`: the store holds it.
     Accepted,
+    /// A state was brought to a replica that holds something newer, which need not build on it.
+    Overtaken,
     /// `apply`: it ran; `existed` says whether the key was there before.
     Applied { existed: bool, reply: &'a [u8] },
     /// `apply`: it ran and answered a number that Lua cannot hold.
@@ -217,6 +219,7 @@ impl<'a> Answer<'a> {
     pub(super) fn parse(reply: &'a [u8]) -> Self {
         match reply.first() {
             Some(b':') if reply == b":1\r\n" => Self::Accepted,
+            Some(b':') if reply == b":2\r\n" => Self::Overtaken,
             Some(b'-') if reply.starts_with(b"-NOSCRIPT") => Self::NoScript,
             Some(b'-') => {
                 let text = reply.get(1..).unwrap_or_default();
@@ -306,6 +309,7 @@ mod tests {
     #[test]
     fn answers() {
         assert!(matches!(Answer::parse(b":1\r\n"), Answer::Accepted));
+        assert!(matches!(Answer::parse(b":2\r\n"), Answer::Overtaken));
         assert!(matches!(Answer::parse(b"-NOSCRIPT No matching script.\r\n"), Answer::NoScript));
         assert!(matches!(Answer::parse(b"-OOM x\r\n"), Answer::Failed(b"OOM x")));
         assert!(matches!(Answer::parse(b"*2\r\n$1\r\nF\r\n$0\r\n\r\n"), Answer::Fenced(b"")));

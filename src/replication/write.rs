@@ -422,9 +422,11 @@ impl<B: Backend> Inner<B> {
     /// Replicas that have said by now that they did not take it are repaired.
     fn note_missing(&self, engine: &Engine<B>) {
         let Some(group) = &self.group else { return };
-        let mut votes = self.votes.iter().take(self.members.len());
-        if votes.any(|vote| !matches!(vote, Vote::Accepted | Vote::Waiting)) {
-            engine.missed(group, self.key(), &self.members);
+        let votes = self.votes.iter().take(self.members.len()).enumerate();
+        let without = votes.filter(|(_, vote)| !matches!(vote, Vote::Accepted | Vote::Waiting));
+        let lacking = without.fold(0, |lacking, (at, _)| lacking | 1 << at);
+        if lacking != 0 {
+            engine.missed(group, self.key(), &self.members, lacking);
         }
     }
 
@@ -694,7 +696,7 @@ impl<B: Backend> ReplySink for Write<B> {
                 && vote != Vote::Accepted
                 && let Some(group) = inner.group.clone()
             {
-                engine.missed(&group, inner.key(), &inner.members);
+                engine.missed(&group, inner.key(), &inner.members, 1 << index);
             }
         }
         self.look(&engine);

@@ -20,6 +20,7 @@ use crate::backend::redis::{BreakerOptions, Credentials, Node, NodeOptions};
 use crate::config::reload::{self, RingChange};
 use crate::config::{Config, Listener, Pool};
 use crate::metrics::Metrics;
+use crate::quorum::Lag;
 use crate::ring::{Ring, RingError};
 use crate::version::Script;
 
@@ -45,6 +46,8 @@ pub struct PoolTopology {
     pub ring: Ring,
     /// In the order of the ring's members.
     pub nodes: Vec<NodeOptions>,
+    /// Which of them may lack something.
+    pub lag: Arc<Lag>,
 }
 
 /// A topology that cannot be built.
@@ -96,7 +99,15 @@ impl Topology {
         if !changes.is_empty() {
             return Err(TopologyError::RingInUse(changes));
         }
-        Self::build(config, self.epoch + 1, open)
+        let mut next = Self::build(config, self.epoch + 1, open)?;
+        for pool in &mut next.pools {
+            // What is known of its replicas stays true: their ring is the same.
+            let same = |other: &&PoolTopology| other.name == pool.name && other.nodes.len() == pool.nodes.len();
+            if let Some(old) = self.pools.iter().find(same) {
+                pool.lag = Arc::clone(&old.lag);
+            }
+        }
+        Ok(next)
     }
 
     /// The configuration of the listener that was opened as number `index`.
@@ -110,7 +121,8 @@ impl PoolTopology {
         let ring =
             Ring::build(pool.ring.clone()).map_err(|source| TopologyError::Ring { pool: pool.name.clone(), source })?;
         let nodes = pool.nodes.iter().map(|node| node_options(pool, node)).collect();
-        Ok(Self { name: pool.name.clone(), ring, nodes })
+        let lag = Arc::new(Lag::new(pool.nodes.len()));
+        Ok(Self { name: pool.name.clone(), ring, nodes, lag })
     }
 }
 

@@ -414,7 +414,7 @@ fn a_transfer_brings_what_is_newer() {
         let here = stage.record_bytes("keyP");
         let older = Record { accepted: at(5, 1), ..Record::default() };
         for older in [older, Record::default()] {
-            assert_eq!(stage.state("keyP", &older, b"", "", "W"), Value::Integer(1));
+            assert_eq!(stage.state("keyP", &older, b"", "", "W"), Value::Integer(2));
             assert_eq!(stage.state("keyP", &older, b"", "", "P"), Value::Array(vec![bulk("R"), bulk(&here)]));
         }
         stage.check("GET keyP", &bulk("older"));

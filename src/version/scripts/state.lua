@@ -2,7 +2,7 @@
 -- KEYS  key, record, fence
 -- ARGV  fence, record of the source, payload or '' (no value), expiry (Unix ms) or '', 'W' (write back) or 'P' (proposal),
 --       grace ms, tombstone ms
--- Gives 1 (it is here, or for 'W' something newer is), or {'R', record}, {'F', fence}, {'E', text}.
+-- Gives 1 (it is here), 2 (for 'W': something newer is, which need not build on it), or {'R', record}, {'F', fence}, {'E', text}.
 local found = redis.call('MGET', KEYS[2], KEYS[3])
 if found[2] ~= ARGV[1] then return {'F', found[2] or ''} end
 local byte, sub = string.byte, string.sub
@@ -23,7 +23,8 @@ for i = 1, 18 do
   local a, b = byte(from, i), byte(here, i)
   if a ~= b then newer = a > b and 1 or -1 break end
 end
-if newer == 0 or newer < 0 and ARGV[5] == 'W' then return 1 end
+if newer == 0 then return 1 end
+if newer < 0 and ARGV[5] == 'W' then return 2 end
 if newer < 0 then return {'R', old} end
 local flags = 32 + f % 2 + (f % 16 >= 8 and 8 or 0) + (f % 32 >= 16 and 16 or 0)
 local prior, promised = '', ''

@@ -118,7 +118,6 @@ fn each_store_is_away_once() {
 
 /// F1: a read of one replica does not ask a store that has returned before it has caught up.
 #[test]
-#[ignore = "open: a read of level one may ask a store that has just returned and has not caught up"]
 fn a_store_that_returns_answers_for_all_before_it_answers_alone() {
     let Some(mut cluster) = Cluster::start_with(3, 3, Reach::Relayed, with_a_route_of_one) else { return };
     if !cluster.has_proxies() {
