@@ -81,8 +81,11 @@ fn expected(old: &Record, step: &Step) -> (char, Record) {
             ('A', Record { accepted, prior, count, ids, ..Record::default() })
         }
         Step::State { source, proposal } => {
-            if source.accepted == old.accepted || !proposal && source.accepted < old.accepted {
+            if source.accepted == old.accepted {
                 return ('1', old.clone());
+            }
+            if !proposal && source.accepted < old.accepted {
+                return ('2', old.clone());
             }
             if !open(source.accepted) {
                 return ('R', old.clone());

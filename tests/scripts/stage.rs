@@ -47,6 +47,7 @@ impl Value {
     pub(crate) fn letter(&self) -> char {
         match self {
             Self::Integer(1) => '1',
+            Self::Integer(2) => '2',
             Self::Array(items) => char::from(items[0].bytes()[0]),
             other => panic!("no reply of a script: {other:?}"),
         }
