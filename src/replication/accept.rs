@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::Engine;
 use super::lane::Held;
-use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
+use super::proposal::{End, Ground, Key, Operations, Promise, Proposal, Work, maybe_taken};
 use super::repair::ALL;
 use super::round::{Round, Said};
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
@@ -16,7 +16,7 @@ use crate::version::{ANY_BASE, Ballot, FENCE_KEY, NO_BASE, Record, Script};
 /// What became of work that was sent to all replicas.
 pub(super) enum Accepted {
     /// Enough of them have it.
-    Yes { reply: Vec<u8>, count: u32 },
+    Yes { reply: Vec<u8>, record: Record },
     /// The work itself failed on those that hold the base, and nowhere was it done.
     Refused { text: Vec<u8>, by: usize },
     /// Not enough have it. `maybe`: some may.
@@ -51,6 +51,8 @@ struct Heard {
     maybe: bool,
     refused: u8,
     trouble: String,
+    /// The records of those that refused it.
+    shown: Vec<Record>,
     /// Some replica did not take it, or was not even asked.
     left_out: bool,
 }
@@ -72,6 +74,11 @@ impl<B: Backend> Proposal<B> {
         let heard = self.send_work(engine, ground, key, words, base, ballot).await;
         if !heard.trouble.is_empty() {
             self.note_trouble(heard.trouble.clone());
+        }
+        for record in &heard.shown {
+            engine.saw(record);
+            self.met.set(true);
+            self.shown.borrow_mut().push((key, record.clone()));
         }
         let no = Accepted::No { maybe: heard.maybe || !heard.accepted.is_empty(), refused: heard.refused };
         let Some((first, existed)) = heard
@@ -111,9 +118,8 @@ impl<B: Backend> Proposal<B> {
             return no;
         }
         ground.term = newest.max(ground.term);
-        self.last = Some(self.op_id);
-        let count = if base.accepted.is_zero() || base.is_blind() { 1 } else { base.count.saturating_add(1) };
-        Accepted::Yes { reply: self.reply.clone().unwrap_or_default(), count }
+        let record = Record { accepted: ground.term, ..base.followed_by(ballot) };
+        Accepted::Yes { reply: self.reply.clone().unwrap_or_default(), record }
     }
 
     async fn send_work(
@@ -175,7 +181,7 @@ impl<B: Backend> Proposal<B> {
         write_bulk(out, member.fence().as_bytes());
         write_bulk(out, base);
         write_bulk(out, &ballot.encode());
-        write_bulk(out, &self.op_id.0.to_be_bytes());
+        write_bulk(out, &ballot.op_id().0.to_be_bytes());
         write_bulk(out, self.shape.resp());
         write_number(out, self.group.record_grace_ms);
         write_number(out, self.group.tombstone_ms);
@@ -223,10 +229,8 @@ impl<B: Backend> Proposal<B> {
             Ok(Answer::Refused(records)) => {
                 self.group.cells.refusals.increment();
                 "other writers are at work on the key".clone_into(&mut heard.trouble);
-                for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
-                    engine.saw(&record);
-                    heard.refused |= 1 << at;
-                }
+                heard.refused |= 1 << at;
+                heard.shown.extend(records.first().and_then(|record| Record::decode(record).ok()));
             }
             Ok(Answer::Error(text)) => {
                 heard.errors += 1;
@@ -296,17 +300,13 @@ impl<B: Backend> Proposal<B> {
     ) -> Option<()> {
         let base = ground.newest.get(key)?.clone();
         let ballot = ground.next_ballot()?;
-        // Its id must not stand in the lineage before the work is done.
-        let op_id = std::mem::replace(&mut self.op_id, engine.hlc.op_id());
         let reply = self.reply.take();
         let accepted = self.accept(engine, ground, key, None, &base, ballot, trusted).await;
-        self.op_id = op_id;
         self.reply = reply;
         match accepted {
-            Accepted::Yes { count, .. } => {
-                let accepted = ground.term;
+            Accepted::Yes { record, .. } => {
                 if let Some(newest) = ground.newest.get_mut(key) {
-                    *newest = Record { accepted, count, ..base };
+                    *newest = record;
                 }
                 Some(())
             }
@@ -400,7 +400,7 @@ impl<B: Backend> Proposal<B> {
                     }
                     return Some(End::Done(reply));
                 }
-                self.note_try(true, ballot, (self.base_count(ground), SmallVec::new()), 0);
+                self.note_try(true, ballot, self.bases(ground), 0);
                 None
             }
             Ok(Answer::Error(text)) if settled => Some(End::Refused(text.to_vec())),
@@ -412,20 +412,22 @@ impl<B: Backend> Proposal<B> {
             }
             Ok(other) => {
                 self.note_trouble(engine.other_answer(&self.group, &self.members, runner, &other));
-                self.note_try(maybe, ballot, (self.base_count(ground), SmallVec::new()), 0);
+                self.note_try(maybe, ballot, self.bases(ground), 0);
                 None
             }
             Err(failure) => {
                 self.note_trouble(format!("{}: {}", failure.node, failure.cause));
-                self.note_try(maybe, ballot, (self.base_count(ground), SmallVec::new()), 0);
+                self.note_try(maybe, ballot, self.bases(ground), 0);
                 None
             }
         }
     }
 
-    fn base_count(&self, ground: &Ground) -> u32 {
+    /// What a try in this term was based on.
+    fn bases(&self, ground: &Ground) -> (u32, SmallVec<[Operations; 1]>) {
         let written = self.keys.iter().zip(&ground.newest).filter(|(key, _)| key.written);
-        written.map(|(_, newest)| newest.count).min().unwrap_or(0)
+        let count = written.map(|(_, newest)| newest.count).min().unwrap_or(0);
+        (count, ground.newest.iter().map(Record::operations).collect())
     }
 
     /// No replica holds the newest state of all keys: the first that votes gets them.
@@ -465,7 +467,7 @@ impl<B: Backend> Proposal<B> {
             write_bulk(out, FENCE_KEY);
             write_bulk(out, member.fence().as_bytes());
             write_bulk(out, &ballot.encode());
-            write_bulk(out, &self.op_id.0.to_be_bytes());
+            write_bulk(out, &ballot.op_id().0.to_be_bytes());
             write_bulk(out, self.shape.resp());
             write_number(out, self.group.record_grace_ms);
             write_number(out, self.group.tombstone_ms);

@@ -1,7 +1,8 @@
 //! How writes begin: what each class of them needs, and at which place of its lane.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -9,13 +10,13 @@ use super::lane::{Held, LaneId, Owned, Wish, lane_of};
 use super::proposal::{Key, Proposal, Work};
 use super::shape::Shape;
 use super::wire::Words;
-use super::write::{Kind, Plan, Write};
+use super::write::{Kind, Plan, Write, words_of_blind};
 use super::{Asker, Engine, Group, Request, Taken};
 use crate::backend::{Backend, ReplySink, Tag};
 use crate::command::replicate::{Blind, KeyRoles, key_roles};
 use crate::command::{Args, Row, absolute};
 use crate::quorum::Level;
-use crate::version::{Ballot, OpId};
+use crate::version::Ballot;
 
 impl<B: Backend> Engine<B> {
     /// Serves a blind write of one key.
@@ -34,10 +35,17 @@ impl<B: Backend> Engine<B> {
         };
         let key = request.args.get(1).unwrap_or_default();
         let lane = lane_of(request.group.seed, key);
-        let ballot = self.next_ballot();
-        let base =
-            Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: request.group.generation.get() };
-        let plan = Plan { kind, value, words: None, ballot, base, op_id: ballot.op_id() };
+        let generation = request.group.generation.get();
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), generation) {
+            // As one of the updates: those who met this worker here find in the lineage what became of them.
+            let words = words_of_blind(kind, key, value);
+            let kind = Kind::Update { words: words.count };
+            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base };
+            self.start_write(request, key, lane, &plan, sink, tag);
+            return Taken::Sent;
+        }
+        let base = Owned { ballot: Ballot::default(), count: 0, generation };
+        let plan = Plan { kind, value, words: None, ballot: self.next_ballot(), base };
         if !self.lanes.enter(lane, sink.origin()) {
             let write = self.take_write();
             write.fill(request, key, &plan, sink, tag);
@@ -58,11 +66,9 @@ impl<B: Backend> Engine<B> {
         if request.level == Level::Eventual {
             return self.update_eventually(request, key, words, sink, tag);
         }
-        let op_id = self.hlc.op_id();
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get(), op_id)
-        {
+        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get()) {
             let kind = Kind::Update { words: words.count };
-            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base, op_id };
+            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
@@ -120,10 +126,12 @@ impl<B: Backend> Engine<B> {
             work,
             version: request.version,
             needed: acks_of(request.level, request.group),
-            op_id: self.hlc.op_id(),
-            last: None,
             deadline: self.deadline(request.group),
+            rest: Duration::ZERO,
             tries: SmallVec::new(),
+            shown: RefCell::default(),
+            obstacle: Cell::new(None),
+            met: Cell::new(false),
             reply: None,
             shape: Shape::of(request.row, &request.args, request.version),
             asker: Some(Asker { sink: Rc::clone(sink), tag }),
@@ -164,7 +172,7 @@ impl<B: Backend> Engine<B> {
 
     async fn propose_with(self: Rc<Self>, mut held: Held, proposal: Proposal<B>, lane: LaneId, serial: u64) {
         if held.is_shared() {
-            if let Some((base, ballot)) = self.lanes.next_owned(lane, proposal.group.generation.get(), proposal.op_id) {
+            if let Some((base, ballot)) = self.lanes.next_owned(lane, proposal.group.generation.get()) {
                 held.keep(); // The write gives it back.
                 self.start_proposed(proposal, lane, serial, base, ballot);
                 return;

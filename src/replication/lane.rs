@@ -24,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::version::{Ballot, OpId};
+use crate::version::Ballot;
 
 /// Lanes that are remembered for their ballot while nothing happens in them.
 const REMEMBERED_MAX: usize = 16 * 1024;
@@ -79,8 +79,6 @@ pub(super) struct Owned {
     pub(super) ballot: Ballot,
     /// The length of the lineage with it.
     pub(super) count: u32,
-    /// The operation that it was sent for.
-    pub(super) last: OpId,
     /// The fences that held.
     pub(super) generation: u64,
 }
@@ -107,10 +105,12 @@ impl Lane {
         self.sharing == 0 && !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
     }
 
-    fn next_owned(&mut self, generation: u64, op_id: OpId) -> Option<(Owned, Ballot)> {
+    fn next_owned(&mut self, generation: u64) -> Option<(Owned, Ballot)> {
         let owned = self.owned.filter(|owned| owned.generation == generation)?;
         let ballot = owned.ballot.next_in_term()?;
-        self.owned = Some(Owned { ballot, count: owned.count.saturating_add(1), last: op_id, generation });
+        // The blind write before it is no term of updates; all others are in the lineage already.
+        let count = owned.count.max(1);
+        self.owned = Some(Owned { ballot, count, generation });
         Some((owned, ballot))
     }
 
@@ -222,26 +222,20 @@ impl Lanes {
     /// As [`Lanes::enter`], for an update: only where this worker wrote last. The ballot that the update builds on, and
     /// its own.
     #[inline]
-    pub(super) fn enter_owned(
-        &self,
-        id: LaneId,
-        origin: usize,
-        generation: u64,
-        op_id: OpId,
-    ) -> Option<(Owned, Ballot)> {
+    pub(super) fn enter_owned(&self, id: LaneId, origin: usize, generation: u64) -> Option<(Owned, Ballot)> {
         if self.is_read_by(id, origin) {
             return None;
         }
         let mut map = self.map.borrow_mut();
         let lane = map.get_mut(&id).filter(|lane| lane.is_open())?;
-        let next = lane.next_owned(generation, op_id)?;
+        let next = lane.next_owned(generation)?;
         lane.sharing += 1;
         Some(next)
     }
 
     /// The same for an operation that shares the lane already.
-    pub(super) fn next_owned(&self, id: LaneId, generation: u64, op_id: OpId) -> Option<(Owned, Ballot)> {
-        self.map.borrow_mut().get_mut(&id)?.next_owned(generation, op_id)
+    pub(super) fn next_owned(&self, id: LaneId, generation: u64) -> Option<(Owned, Ballot)> {
+        self.map.borrow_mut().get_mut(&id)?.next_owned(generation)
     }
 
     /// A read of that client is on its way, in its only round. [`Lanes::read_ends`] has to follow.
@@ -565,19 +559,19 @@ mod tests {
     #[test]
     fn who_wrote_last_needs_one_round() {
         let lanes = Rc::new(Lanes::default());
-        assert!(lanes.enter_owned(1, 0, 0, OpId(1)).is_none());
+        assert!(lanes.enter_owned(1, 0, 0).is_none());
         let mut waiting = lanes.wait(&[1], 1, Wish::Exclusive, None);
         let held = poll(&mut waiting).expect("free");
         let ballot = Ballot { hlc: 7, id: 9, seq: 1 };
-        held.set_owned(Some(Owned { ballot, count: 1, last: OpId(1), generation: 3 }));
+        held.set_owned(Some(Owned { ballot, count: 1, generation: 3 }));
         drop(held);
-        assert!(lanes.enter_owned(1, 0, 4, OpId(1)).is_none(), "the fences are others");
-        let (base, next) = lanes.enter_owned(1, 0, 3, OpId(1)).expect("owned");
+        assert!(lanes.enter_owned(1, 0, 4).is_none(), "the fences are others");
+        let (base, next) = lanes.enter_owned(1, 0, 3).expect("owned");
         assert_eq!((base.ballot, next.seq), (ballot, 2));
-        let (base, next) = lanes.enter_owned(1, 0, 3, OpId(1)).expect("two may be under way");
+        let (base, next) = lanes.enter_owned(1, 0, 3).expect("two may be under way");
         assert_eq!((base.ballot.seq, next.seq), (2, 3));
         lanes.disown(1);
-        assert!(lanes.enter_owned(1, 0, 3, OpId(1)).is_none());
+        assert!(lanes.enter_owned(1, 0, 3).is_none());
     }
 
     #[test]
@@ -589,16 +583,11 @@ mod tests {
         assert!(!lanes.enter(1, 0), "what came later does not overtake");
         let held = poll(&mut first).expect("free");
         assert!(!held.is_shared() && poll(&mut second).is_none() && poll(&mut read).is_none());
-        held.set_owned(Some(Owned {
-            ballot: Ballot { hlc: 1, id: 1, seq: 1 },
-            count: 1,
-            last: OpId(1),
-            generation: 0,
-        }));
+        held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id: 1, seq: 1 }, count: 1, generation: 0 }));
         drop(held);
         let held = poll(&mut second).expect("it builds on the first");
         assert!(held.is_shared() && poll(&mut read).is_some());
-        assert!(lanes.next_owned(1, 0, OpId(1)).is_some());
+        assert!(lanes.next_owned(1, 0).is_some());
         assert!(!lanes.enter(1, 0), "a blind write goes behind it as one of them");
         // It turns out to need more rounds.
         let mut again = lanes.wait(&[1], 2, Wish::Exclusive, None);
@@ -628,16 +617,11 @@ mod tests {
         for id in 0..REMEMBERED_MAX as u64 + 10 {
             let mut waiting = lanes.wait(&[id], id, Wish::Exclusive, None);
             let held = poll(&mut waiting).expect("free");
-            held.set_owned(Some(Owned {
-                ballot: Ballot { hlc: 1, id, seq: 0 },
-                count: 0,
-                last: OpId(1),
-                generation: 0,
-            }));
+            held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id, seq: 0 }, count: 0, generation: 0 }));
         }
         assert_eq!(lanes.map.borrow().len(), REMEMBERED_MAX);
-        assert!(lanes.enter_owned(0, 0, 0, OpId(1)).is_none());
-        assert!(lanes.enter_owned(20, 0, 0, OpId(1)).is_some());
+        assert!(lanes.enter_owned(0, 0, 0).is_none());
+        assert!(lanes.enter_owned(20, 0, 0).is_some());
     }
 
     #[test]

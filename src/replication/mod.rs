@@ -74,6 +74,10 @@ pub type Locate = dyn Fn(&[u8]) -> SmallVec<[usize; 8]>;
 /// How long a record outlives its key: longer than any operation can be under way.
 const RECORD_GRACE: Duration = Duration::from_hours(1);
 
+/// What was written less than this before a blind write may be part of a meeting of writers that are still finding out
+/// what became of theirs: many round trips, and more than clocks that are kept differ.
+const CONTENTION_MS: u64 = 250;
+
 /// One replicated pool as one worker sees it.
 pub struct Group<B: Backend> {
     /// Its name.
@@ -232,6 +236,11 @@ impl<B: Backend> Group<B> {
         self.members.iter().all(|member| member.is_pure())
     }
 
+    /// For how long a blind write leaves alone what others wrote; none where it must not depend on what is there.
+    fn contention_ms(&self, needed: usize) -> Option<u64> {
+        (needed >= usize::from(self.quorums().majority())).then_some(CONTENTION_MS)
+    }
+
     fn quorums(&self) -> Quorums {
         self.settings.quorums
     }
@@ -296,6 +305,8 @@ pub struct Engine<B: Backend> {
     asked: anyone::Pool<B>,
     repairs: repair::Queue<B>,
     ending: Cell<bool>,
+    /// How long a round of a proposal takes.
+    round_trip: Cell<Duration>,
     scratch: Cell<Vec<u8>>,
     this: RefCell<std::rc::Weak<Self>>,
 }
@@ -322,6 +333,7 @@ impl<B: Backend> Engine<B> {
             asked: anyone::Pool::default(),
             repairs: repair::Queue::default(),
             ending: Cell::new(false),
+            round_trip: Cell::new(Duration::from_millis(1)),
             scratch: Cell::default(),
             this: RefCell::default(),
         });
@@ -346,15 +358,23 @@ impl<B: Backend> Engine<B> {
         serial
     }
 
+    /// A round of a proposal took so long.
+    fn took(&self, span: Duration) {
+        self.round_trip.set((self.round_trip.get() * 7 + span) / 8);
+    }
+
+    /// How long a promise is left alone by others: the second round, and what it may be late.
+    fn patience_ms(&self) -> u64 {
+        u64::try_from(self.round_trip.get().as_millis()).unwrap_or(u64::MAX).saturating_mul(4).clamp(4, 200)
+    }
+
     fn next_ballot(&self) -> Ballot {
         self.hlc.next(self.backend.wall_ms())
     }
 
     fn saw(&self, record: &Record) {
-        self.hlc.saw(record.accepted);
-        if let Some(promised) = record.promised {
-            self.hlc.saw(promised.first());
-        }
+        let newest = record.promised.map_or(record.accepted, |promised| promised.first().max(record.accepted));
+        self.hlc.saw(newest, self.backend.wall_ms());
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

@@ -9,7 +9,7 @@
 //!   known never to have taken it; else its outcome is unknown.
 //! - All tries together have one deadline, and pauses between them are jittered.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -66,17 +66,64 @@ pub(super) type Operations = SmallVec<[u64; 8]>;
 pub(super) struct Try {
     /// The ballot it was sent under.
     pub(super) ballot: Ballot,
-    pub(super) op_id: OpId,
     /// The length of the lineage it built on.
     pub(super) base_count: u32,
-    /// The last operations of that, where it is one key's.
-    pub(super) base_operations: Operations,
+    /// Operations of states that do not have it, by key: what follows one of them does not have it either, unless it
+    /// comes later.
+    pub(super) without: SmallVec<[Operations; 1]>,
     /// Replicas that have refused the only message of it.
     pub(super) refused: u8,
     /// What a replica that ran it has answered.
     pub(super) reply: Option<Vec<u8>>,
+    /// What replicas say that had not answered yet.
+    pub(super) late: Option<Rc<RefCell<Late>>>,
     /// The member whose reply that is.
     pub(super) trusted: Option<usize>,
+}
+
+impl Try {
+    /// Takes what came late. False if by now all replicas have said that they did not take it.
+    fn is_open(&mut self) -> bool {
+        let Some(late) = &self.late else { return true };
+        let late = late.borrow();
+        self.refused |= late.refused;
+        late.taken || late.waiting > 0
+    }
+
+    /// A replica showed this record of a key.
+    pub(super) fn learn(&mut self, key: usize, record: &Record) {
+        if self.without.len() <= key {
+            self.without.resize(key + 1, SmallVec::new());
+        }
+        let Some(without) = self.without.get_mut(key) else { return };
+        let follows = || without.iter().any(|id| record.contains(OpId(*id)));
+        // A state that is older than it, or follows one without it and has it not among what came since.
+        if record.accepted < self.ballot || !record.contains(self.ballot.op_id()) && follows() {
+            for id in record.operations() {
+                if !without.contains(&id) {
+                    without.push(id);
+                }
+            }
+            let excess = without.len().saturating_sub(LEARNED_MAX);
+            without.drain(..excess);
+        }
+    }
+}
+
+/// Ids of operations that a try remembers; the newest are of use.
+const LEARNED_MAX: usize = 64;
+
+/// What came of a try after its proposal had begun.
+#[derive(Default)]
+pub(super) struct Late {
+    /// What a replica that ran it has answered.
+    pub(super) reply: Option<Vec<u8>>,
+    /// Some replica took it, or may have.
+    pub(super) taken: bool,
+    /// Replicas that have refused it.
+    pub(super) refused: u8,
+    /// Replicas that have not answered yet.
+    pub(super) waiting: usize,
 }
 
 /// A write in several rounds.
@@ -87,11 +134,16 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) work: Work,
     pub(super) version: Version,
     pub(super) needed: usize,
-    pub(super) op_id: OpId,
-    /// The operation that a quorum took last.
-    pub(super) last: Option<OpId>,
     pub(super) deadline: Moment,
+    /// How long it leaves the key to others before it begins: who is in its way is in the middle of something.
+    pub(super) rest: Duration,
     pub(super) tries: SmallVec<[Try; 1]>,
+    /// Records that replicas showed since the last try, each with the number of its key.
+    pub(super) shown: RefCell<Vec<(usize, Record)>>,
+    /// The greatest promise to others that was in the way, and since when.
+    pub(super) obstacle: Cell<Option<(Term, Moment)>>,
+    /// Others were in the way of the last attempt.
+    pub(super) met: Cell<bool>,
     /// What a replica that ran it has answered.
     pub(super) reply: Option<Vec<u8>>,
     pub(super) shape: Shape,
@@ -160,10 +212,12 @@ impl<B: Backend> Proposal<B> {
             work: Work::Nothing,
             version: Version::Resp2,
             needed: usize::from(group.quorums().write),
-            op_id: engine.hlc.op_id(),
-            last: None,
             deadline: engine.deadline(group),
+            rest: Duration::ZERO,
             tries: SmallVec::new(),
+            shown: RefCell::default(),
+            obstacle: Cell::new(None),
+            met: Cell::new(false),
             reply: None,
             shape: Shape::default(),
             asker: None,
@@ -282,15 +336,22 @@ impl<B: Backend> Proposal<B> {
     /// Tries until it is done, or refused, or late.
     pub(super) async fn propose(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> End {
         let mut pause = PAUSE_MIN;
+        let jittered = |span: Duration| span.mul_f64(0.5 + f64::from((engine.backend.random() & 0xff) as u8) / 256.0);
+        if !self.rest.is_zero() {
+            sleep(&engine.backend, jittered(self.rest.min(PAUSE_MAX))).await;
+        }
         let mut first = true;
         loop {
             if !first {
                 if engine.is_late(self.deadline) {
                     return if self.tries.is_empty() { End::NotApplied } else { End::Unknown };
                 }
-                let span = pause.mul_f64(0.5 + f64::from((engine.backend.random() & 0xff) as u8) / 256.0);
-                sleep(&engine.backend, span).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                if self.met.take() {
+                    sleep(&engine.backend, jittered(engine.round_trip.get())).await;
+                } else {
+                    sleep(&engine.backend, jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
             }
             first = false;
             if let Some(end) = self.attempt(engine, held).await {
@@ -301,13 +362,14 @@ impl<B: Backend> Proposal<B> {
 
     /// One term. None if it has to be tried again in another one.
     async fn attempt(&mut self, engine: &Engine<B>, held: &mut Option<Held>) -> Option<End> {
+        for (key, record) in self.shown.take() {
+            self.tries.iter_mut().for_each(|tried| tried.learn(key, &record));
+        }
+        self.tries.retain(Try::is_open);
         let (mut ground, search) = self.prepare(engine).await?;
         match search {
             // Not chosen so far, and not to be chosen in this term: in the next one all is looked for again.
-            Search::Free => {
-                self.op_id = engine.hlc.op_id();
-                self.reply = None;
-            }
+            Search::Free => self.reply = None,
             Search::Unclear => {
                 self.note_trouble("whether an earlier try was applied cannot be told any more".to_owned());
                 return Some(End::Unknown);
@@ -342,10 +404,10 @@ impl<B: Backend> Proposal<B> {
             return None;
         }
         let term = engine.next_ballot();
-        let keys = &self.keys;
+        let (keys, patience) = (&self.keys, engine.patience_ms());
         let write = |part: usize, call, out: &mut Vec<u8>| {
             let Some(member) = members.get(part) else { return };
-            write_script(out, Script::Prepare, call, keys.len() * 2 + 1, 3);
+            write_script(out, Script::Prepare, call, keys.len() * 2 + 1, 4);
             for key in keys {
                 write_bulk(out, &key.record);
             }
@@ -356,12 +418,15 @@ impl<B: Backend> Proposal<B> {
             write_bulk(out, member.fence().as_bytes());
             write_bulk(out, &term.term().encode());
             super::wire::write_number(out, group.tombstone_ms);
+            super::wire::write_number(out, patience);
         };
+        let began = engine.backend.now();
         let round = Round::new(engine, &members, self.version, self.origin(), &write);
         for voter in &voters {
             round.ask(*voter);
         }
         let (promises, search) = self.collect(engine, &round, term.term(), voters.len()).await?;
+        engine.took(engine.backend.now().since(began));
         if generation != group.generation.get() {
             return None;
         }
@@ -405,8 +470,8 @@ impl<B: Backend> Proposal<B> {
                 }
                 Ok(Answer::Refused(records)) => {
                     self.group.cells.refusals.increment();
-                    for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
-                        engine.saw(&record);
+                    for (key, record) in records.iter().enumerate() {
+                        self.note_shown(engine, key, record);
                     }
                     self.note_trouble("other writers are at work on the key".to_owned());
                 }
@@ -431,6 +496,34 @@ impl<B: Backend> Proposal<B> {
         None
     }
 
+    /// A replica that refused something showed the record of a key.
+    pub(super) fn note_shown(&self, engine: &Engine<B>, key: usize, record: &[u8]) {
+        let Ok(record) = Record::decode(record) else { return };
+        engine.saw(&record);
+        self.met.set(true);
+        if let Some(promised) = record.promised {
+            self.wait_for(engine, promised);
+        }
+        if !self.tries.is_empty() {
+            self.shown.borrow_mut().push((key, record));
+        }
+    }
+
+    /// Somebody has a promise. Who does not use it for too long loses it, whatever its clock says.
+    fn wait_for(&self, engine: &Engine<B>, promised: Term) {
+        let now = engine.backend.now();
+        match self.obstacle.get() {
+            Some((term, since)) if term == promised => {
+                let patience = engine.patience_ms();
+                if now.since(since) >= Duration::from_millis(patience) {
+                    engine.hlc.pass(promised.hlc, patience);
+                }
+            }
+            Some((term, _)) if term > promised => {}
+            _ => self.obstacle.set(Some((promised, now))),
+        }
+    }
+
     /// Looks for earlier tries in what a quorum holds.
     fn search(&self, promises: &[Promise]) -> Search {
         // So many replicas without it, and no quorum can have had it.
@@ -440,26 +533,27 @@ impl<B: Backend> Proposal<B> {
             |at: usize| promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
         let contains = |at: usize, tried: &Try| {
             let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
-            newest.is_some_and(|newest| newest.contains(tried.op_id))
+            newest.is_some_and(|newest| newest.contains(tried.ballot.op_id()))
         };
         let mut clear = true;
         for (number, tried) in self.tries.iter().enumerate() {
-            let Try { ballot, op_id, base_count, base_operations, refused, .. } = tried;
+            let Try { ballot, base_count, without, refused, .. } = tried;
             if written().all(|at| contains(at, tried)) {
                 return Search::Found(number);
             }
             // In some of several keys and not in others: half of it may stay undone.
             clear &= !written().any(|at| contains(at, tried));
             for at in written() {
-                // The newest state and the base of the try have an operation in common, and all that came after that is
+                // The newest state and one without the try have an operation in common, and all that came after that is
                 // known by its id: what is not among it was not chosen.
                 let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
-                if newest.is_some_and(|newest| base_operations.iter().any(|id| newest.contains(OpId(*id)))) {
+                let mut ids = without.get(at).into_iter().flatten();
+                if newest.is_some_and(|newest| ids.any(|id| newest.contains(OpId(*id)))) {
                     continue;
                 }
                 let without = |(member, record): &(usize, &Record)| {
-                    record.never_accepted(*ballot, *op_id, *base_count)
-                        || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *op_id, *base_count)
+                    record.never_accepted(*ballot, *base_count)
+                        || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *base_count)
                 };
                 clear &= records(at).filter(without).count() >= enough;
             }
@@ -482,11 +576,24 @@ impl<B: Backend> Proposal<B> {
             }
         }
         self.remember(ground, held);
-        let Some(reply) = self.tries.get_mut(tried).and_then(|tried| tried.reply.take()) else {
+        let Some(reply) = self.reply_of(engine, tried).await else {
             self.note_trouble("it was applied, but its reply is lost".to_owned());
             return Some(End::Unknown);
         };
         Some(End::Done(reply))
+    }
+
+    /// What a replica has answered to an earlier try, or still answers.
+    async fn reply_of(&mut self, engine: &Engine<B>, tried: usize) -> Option<Vec<u8>> {
+        let tried = self.tries.get_mut(tried)?;
+        if tried.reply.is_some() {
+            return tried.reply.take();
+        }
+        let late = tried.late.take()?;
+        while late.borrow().reply.is_none() && late.borrow().waiting > 0 && !engine.is_late(self.deadline) {
+            sleep(&engine.backend, PAUSE_MIN).await;
+        }
+        late.take().reply
     }
 
     /// An update, or nothing: sent to all replicas.
@@ -514,10 +621,9 @@ impl<B: Backend> Proposal<B> {
         let ballot = ground.next_ballot()?;
         let accepted = self.accept(engine, ground, 0, words, &base, ballot, None).await;
         match accepted {
-            Accepted::Yes { reply, count } => {
-                let newest = Record { accepted: ground.term, count, ..base };
+            Accepted::Yes { reply, record } => {
                 if let Some(first) = ground.newest.first_mut() {
-                    *first = newest;
+                    *first = record;
                 }
                 self.remember(ground, held);
                 Some(Some(End::Done(self.reply.take().unwrap_or(reply))))
@@ -530,21 +636,25 @@ impl<B: Backend> Proposal<B> {
                 Some(None)
             }
             Accepted::No { maybe, refused } => {
-                let is_ours = base.accepted.term() == ballot.term();
-                let own = self.last.map(|last| last.0).into_iter().collect();
-                let operations = if is_ours { own } else { base.operations() };
-                self.note_try(words.is_some() && maybe, ballot, (base.count, operations), refused);
+                let without = std::iter::once(base.operations()).collect();
+                self.note_try(words.is_some() && maybe, ballot, (base.count, without), refused);
                 None
             }
         }
     }
 
     /// A try was sent and did not reach a quorum.
-    pub(super) fn note_try(&mut self, maybe: bool, ballot: Ballot, base: (u32, Operations), refused: u8) {
+    pub(super) fn note_try(
+        &mut self,
+        maybe: bool,
+        ballot: Ballot,
+        base: (u32, SmallVec<[Operations; 1]>),
+        refused: u8,
+    ) {
         if maybe {
-            let (op_id, reply) = (self.op_id, self.reply.take());
-            let (base_count, base_operations) = base;
-            self.tries.push(Try { ballot, op_id, base_count, base_operations, refused, reply, trusted: None });
+            let reply = self.reply.take();
+            let (base_count, without) = base;
+            self.tries.push(Try { ballot, base_count, without, refused, reply, late: None, trusted: None });
         }
     }
 
@@ -552,12 +662,9 @@ impl<B: Backend> Proposal<B> {
     pub(super) fn remember(&self, ground: &Ground, held: &mut Option<Held>) {
         let Some(held) = held.as_ref() else { return };
         let owned = match (self.keys.len(), ground.newest.first()) {
-            (1, Some(newest)) if newest.accepted.term() == ground.term.term() => self.last.map(|last| Owned {
-                ballot: newest.accepted,
-                count: newest.count,
-                last,
-                generation: ground.generation,
-            }),
+            (1, Some(newest)) if newest.accepted.term() == ground.term.term() => {
+                Some(Owned { ballot: newest.accepted, count: newest.count, generation: ground.generation })
+            }
             _ => None,
         };
         held.set_owned(owned);

@@ -6,23 +6,25 @@
 //! - It is sent once to each replica, in one moment, under one ballot.
 //! - Late answers are still looked at: a replica that did not take what a quorum took is repaired.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::begin::acks_of;
 use super::lane::{LaneId, Owned, Wish};
-use super::proposal::{Key, Proposal, Try, Work};
+use super::proposal::{Key, Late, Proposal, Try, Work};
 use super::round::may_have_arrived;
 use super::shape::Shape;
 use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
 use super::{Asker, Engine, Group, Members, Request};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
+use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
+use crate::version::{Ballot, FENCE_KEY, NO_BASE, Record, Script, write_record_key};
 
 /// Writes kept for the next, and the largest buffer kept with one.
 const POOLED_MAX: usize = 1024;
@@ -85,7 +87,6 @@ pub(super) struct Inner<B: Backend> {
     generation: u64,
     ballot: Ballot,
     base: Owned,
-    op_id: OpId,
     needed: usize,
     stage: Stage,
     votes: [Vote; 8],
@@ -98,6 +99,11 @@ pub(super) struct Inner<B: Backend> {
     split: bool,
     trusted: usize,
     error: Option<Vec<u8>>,
+    /// Where a proposal looks for the reply.
+    late: Option<Rc<RefCell<Late>>>,
+    /// The records of those that refused it.
+    shown: Vec<Record>,
+    since: Moment,
     shape: Shape,
     /// Answers that come in pieces.
     partial: Vec<(usize, Vec<u8>)>,
@@ -127,13 +133,17 @@ impl<B: Backend> Inner<B> {
         let fence = member.fence();
         match self.kind {
             Kind::Set { expires_at } | Kind::Restore { expires_at } => {
-                write_script(out, Script::Blind, call, 3, 6);
+                let fresh = group.contention_ms(self.needed);
+                write_script(out, Script::Blind, call, 3, if fresh.is_some() { 7 } else { 6 });
                 self.write_keys(out, fence.as_bytes());
                 write_bulk(out, &self.ballot.encode());
                 write_number(out, group.record_grace_ms);
                 write_bulk(out, if matches!(self.kind, Kind::Set { .. }) { b"SET" } else { b"RESTORE" });
                 write_bulk(out, self.load());
                 write_time(out, expires_at);
+                if let Some(fresh) = fresh {
+                    write_number(out, fresh);
+                }
             }
             Kind::Update { words } => {
                 write_script(out, Script::Apply, call, 3, 7 + words);
@@ -141,7 +151,7 @@ impl<B: Backend> Inner<B> {
                 let base = if self.base.ballot.is_zero() { NO_BASE } else { self.base.ballot.encode() };
                 write_bulk(out, &base);
                 write_bulk(out, &self.ballot.encode());
-                write_bulk(out, &self.op_id.0.to_be_bytes());
+                write_bulk(out, &self.ballot.op_id().0.to_be_bytes());
                 write_bulk(out, self.shape.resp());
                 write_number(out, group.record_grace_ms);
                 write_number(out, group.tombstone_ms);
@@ -161,18 +171,7 @@ impl<B: Backend> Inner<B> {
     fn words(&self) -> Words {
         match self.kind {
             Kind::Update { words } => Words { bytes: self.load().to_vec(), count: words },
-            Kind::Set { expires_at } => {
-                let mut words = Words::of([b"SET".as_slice(), self.key(), self.load()]);
-                if let Some(at) = expires_at {
-                    words.push(b"PXAT");
-                    words.push(at.to_string().as_bytes());
-                }
-                words
-            }
-            Kind::Restore { expires_at } => {
-                let at = expires_at.unwrap_or(0).to_string();
-                Words::of([b"RESTORE".as_slice(), self.key(), at.as_bytes(), self.load(), b"REPLACE", b"ABSTTL"])
-            }
+            kind => words_of_blind(kind, self.key(), self.load()),
         }
     }
 
@@ -180,9 +179,9 @@ impl<B: Backend> Inner<B> {
     fn judge(&mut self, engine: &Engine<B>, index: usize, answer: &Answer<'_>) -> Vote {
         let votes = self.members.get(index).is_some_and(|member| member.votes());
         match answer {
-            Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. } | Answer::Error(_) if !votes => {
-                Vote::None
-            }
+            // It counts for nothing now, and may do so when it is rebuilt.
+            Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. } if !votes => Vote::Maybe,
+            Answer::Error(_) if !votes => Vote::None,
             Answer::Accepted => Vote::Accepted,
             Answer::Applied { existed, reply } => {
                 self.took(index, *existed, &[&self.shape.restore(reply)]);
@@ -202,7 +201,13 @@ impl<B: Backend> Inner<B> {
                 };
                 engine.saw(&record);
                 // Somebody brought it there before it came itself.
-                if self.is_blind() && record.accepted == self.ballot { Vote::Accepted } else { Vote::Refused }
+                if self.is_blind() && record.accepted == self.ballot {
+                    return Vote::Accepted;
+                }
+                if self.stage == Stage::Asking {
+                    self.shown.push(record);
+                }
+                Vote::Refused
             }
             Answer::Error(text) => {
                 self.error.get_or_insert_with(|| text.to_vec());
@@ -241,6 +246,28 @@ impl<B: Backend> Inner<B> {
         for part in reply {
             self.reply.extend_from_slice(part);
         }
+        if let Some(late) = &self.late {
+            late.borrow_mut().reply.get_or_insert_with(|| self.reply.clone());
+        }
+    }
+}
+
+/// A blind write as the words of an update.
+pub(super) fn words_of_blind(kind: Kind, key: &[u8], value: &[u8]) -> Words {
+    match kind {
+        Kind::Update { .. } => Words::default(),
+        Kind::Set { expires_at } => {
+            let mut words = Words::of([b"SET".as_slice(), key, value]);
+            if let Some(at) = expires_at {
+                words.push(b"PXAT");
+                words.push(at.to_string().as_bytes());
+            }
+            words
+        }
+        Kind::Restore { expires_at } => {
+            let at = expires_at.unwrap_or(0).to_string();
+            Words::of([b"RESTORE".as_slice(), key, at.as_bytes(), value, b"REPLACE", b"ABSTTL"])
+        }
     }
 }
 
@@ -252,7 +279,6 @@ pub(super) struct Plan<'p> {
     pub(super) words: Option<&'p Words>,
     pub(super) ballot: Ballot,
     pub(super) base: Owned,
-    pub(super) op_id: OpId,
 }
 
 impl<B: Backend> Engine<B> {
@@ -280,7 +306,6 @@ impl<B: Backend> Engine<B> {
         {
             let mut inner = write.inner.borrow_mut();
             inner.ballot = self.next_ballot();
-            inner.op_id = inner.ballot.op_id();
             (inner.lane, inner.serial) = (lane, serial);
             inner.begin();
         }
@@ -316,7 +341,6 @@ impl<B: Backend> Engine<B> {
             inner.shape = proposal.shape;
             inner.ballot = ballot;
             inner.base = base;
-            inner.op_id = proposal.op_id;
             inner.lane = lane;
             inner.serial = serial;
             inner.group = Some(proposal.group);
@@ -329,6 +353,7 @@ impl<B: Backend> Engine<B> {
 
     fn send_write(self: &Rc<Self>, write: &Rc<Write<B>>) {
         let sink: Rc<dyn ReplySink> = Rc::<Write<B>>::clone(write);
+        write.inner.borrow_mut().since = self.backend.now();
         let members = write.inner.borrow().members.clone();
         let version = write.inner.borrow().version;
         for (index, member) in members.iter().enumerate() {
@@ -373,8 +398,7 @@ impl<B: Backend> Engine<B> {
                 serial: 0,
                 generation: 0,
                 ballot: Ballot::default(),
-                base: Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: 0 },
-                op_id: OpId(0),
+                base: Owned { ballot: Ballot::default(), count: 0, generation: 0 },
                 needed: 0,
                 stage: Stage::Over,
                 votes: [Vote::None; 8],
@@ -385,6 +409,9 @@ impl<B: Backend> Engine<B> {
                 split: false,
                 trusted: 0,
                 error: None,
+                late: None,
+                shown: Vec::new(),
+                since: Moment::default(),
                 shape: Shape::default(),
                 partial: Vec::new(),
             }),
@@ -404,6 +431,8 @@ impl<B: Backend> Inner<B> {
         self.split = false;
         self.trusted = 0;
         self.error = None;
+        self.late = None;
+        self.shown.clear();
         self.partial.clear();
         self.generation = self.group.as_ref().map_or(0, |group| group.generation.get());
     }
@@ -444,10 +473,16 @@ impl<B: Backend> Inner<B> {
             work: Work::Update(self.words()),
             version: self.version,
             needed: self.needed,
-            op_id: engine.hlc.op_id(),
-            last: None,
             deadline: engine.deadline(group),
+            rest: if self.votes.contains(&Vote::Refused) {
+                engine.backend.now().since(self.since)
+            } else {
+                Duration::ZERO
+            },
             tries: tried.into_iter().collect(),
+            shown: RefCell::default(),
+            obstacle: Cell::new(None),
+            met: Cell::new(false),
             reply: None,
             shape: self.shape,
             asker: self.asker.clone(),
@@ -476,7 +511,7 @@ impl<B: Backend> Inner<B> {
         Verdict::Propose
     }
 
-    fn tried(&self) -> Option<Try> {
+    fn tried(&mut self) -> Option<Try> {
         let unclear = self.accepted > 0 || self.votes.iter().any(|vote| matches!(vote, Vote::Maybe | Vote::Waiting));
         if !unclear {
             return None;
@@ -484,15 +519,23 @@ impl<B: Backend> Inner<B> {
         let refused = (0..8_u8).filter(|at| self.votes.get(usize::from(*at)) == Some(&Vote::Refused));
         let reply =
             if self.is_blind() { Some(b"+OK\r\n".to_vec()) } else { (self.accepted > 0).then(|| self.reply.clone()) };
-        Some(Try {
+        let refused = refused.fold(0, |mask, at| mask | 1 << at);
+        if self.waiting > 0 {
+            let taken = self.accepted > 0 || self.votes.contains(&Vote::Maybe);
+            self.late = Some(Rc::new(RefCell::new(Late { reply: None, taken, refused, waiting: self.waiting })));
+        }
+        let base = (!self.is_blind()).then(|| std::iter::once(self.base.ballot.op_id().0).collect());
+        let mut tried = Try {
             ballot: self.ballot,
-            op_id: self.op_id,
             base_count: self.base.count,
-            base_operations: (!self.is_blind()).then_some(self.base.last.0).into_iter().collect(),
-            refused: refused.fold(0, |mask, at| mask | 1 << at),
+            without: base.into_iter().collect(),
+            refused,
             reply,
+            late: self.late.clone(),
             trusted: self.split.then_some(self.trusted),
-        })
+        };
+        self.shown.iter().for_each(|record| tried.learn(0, record));
+        Some(tried)
     }
 }
 
@@ -527,7 +570,6 @@ impl<B: Backend> Write<B> {
         inner.kind = plan.kind;
         inner.ballot = plan.ballot;
         inner.base = plan.base;
-        inner.op_id = plan.op_id;
         inner.version = request.version;
         inner.needed = acks_of(request.level, request.group);
         inner.group = Some(Rc::clone(request.group));
@@ -557,8 +599,7 @@ impl<B: Backend> Write<B> {
             inner.stage = Stage::Over;
             inner.note_missing(engine);
             inner.count();
-            let owned =
-                Owned { ballot: inner.ballot, count: 0, last: inner.ballot.op_id(), generation: inner.generation };
+            let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
             let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
             let is_base = inner.is_blind() && inner.accepted >= majority;
             let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));
@@ -633,6 +674,7 @@ impl<B: Backend> Write<B> {
         inner.group = None;
         inner.members.clear();
         inner.asker = None;
+        inner.late = None;
         for buffer in [&mut inner.bytes, &mut inner.reply] {
             if buffer.capacity() > POOLED_BYTES_MAX {
                 *buffer = Vec::new();
@@ -690,7 +732,13 @@ impl<B: Backend> ReplySink for Write<B> {
                 inner.accepted += 1;
             }
             if let Some(place) = inner.votes.get_mut(index) {
-                *place = if votes { vote } else { Vote::None };
+                *place = if votes || vote == Vote::Maybe { vote } else { Vote::None };
+            }
+            if let Some(late) = &inner.late {
+                let mut late = late.borrow_mut();
+                late.waiting = inner.waiting;
+                late.taken |= matches!(vote, Vote::Accepted | Vote::Maybe);
+                late.refused |= if vote == Vote::Refused { 1 << index } else { 0 };
             }
             if inner.stage == Stage::Over
                 && vote != Vote::Accepted

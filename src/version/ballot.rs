@@ -6,11 +6,14 @@ pub const BALLOT_BYTES: usize = 18;
 /// How many bytes an encoded [`Term`] has: those of a ballot without its sequence number.
 pub const TERM_BYTES: usize = 16;
 
-/// How many bits of an id say who gave it; the other 24 count.
+/// How many bits of an id say who gave it; the others count.
 pub const WRITER_BITS: u32 = 40;
 
-/// The id of one operation, by which a retry finds out whether it was applied. The same form as [`Ballot::id`], and
-/// never one that another operation has.
+/// How many of the lower bits of an id are zero in that of a term: an operation's place in its term stands there.
+pub(super) const SEQ_BITS: u32 = 8;
+
+/// The id of one operation, by which a retry finds out whether it was applied: the id of its term, and its place there.
+/// No other operation has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct OpId(pub u64);
 
@@ -30,9 +33,9 @@ pub struct Term {
 pub struct Ballot {
     /// Hybrid logical time: Unix milliseconds in the upper 48 bits, a counter in the lower 16.
     pub hlc: u64,
-    /// Who made it (upper 40 bits, random), and that writer's number for it (lower 24 bits).
+    /// Who made it (upper 40 bits, random), and that writer's number for it (the next 16 bits).
     pub id: u64,
-    /// Which write of its term it is.
+    /// Which write of its term it is; at most 255.
     pub seq: u16,
 }
 
@@ -51,6 +54,18 @@ impl Term {
     /// The first ballot of the term.
     pub fn first(self) -> Ballot {
         Ballot { hlc: self.hlc, id: self.id, seq: 0 }
+    }
+}
+
+impl OpId {
+    /// Whether an operation of this id has the other one in what it builds on: those of one term follow each other.
+    pub fn includes(self, other: Self) -> bool {
+        self.0 >> SEQ_BITS == other.0 >> SEQ_BITS && self.0 >= other.0
+    }
+
+    /// Whether both are of one term.
+    pub fn is_of_the_term_of(self, other: Self) -> bool {
+        self.0 >> SEQ_BITS == other.0 >> SEQ_BITS
     }
 }
 
@@ -80,9 +95,9 @@ impl Ballot {
         writer(self.id)
     }
 
-    /// The id as that of an operation. A blind write has no other.
+    /// The id of the operation that is sent under it.
     pub fn op_id(self) -> OpId {
-        OpId(self.id)
+        OpId(self.id | u64::from(self.seq))
     }
 
     /// Whether it stands for "nothing accepted".
@@ -92,7 +107,8 @@ impl Ballot {
 
     /// The next ballot of the same term, or `None` when the term is used up.
     pub fn next_in_term(self) -> Option<Self> {
-        Some(Self { seq: self.seq.checked_add(1)?, ..self })
+        let seq = self.seq.checked_add(1).filter(|seq| seq >> SEQ_BITS == 0)?;
+        Some(Self { seq, ..self })
     }
 }
 
@@ -141,10 +157,11 @@ mod tests {
 
     #[test]
     fn parts() {
-        let ballot = Ballot { hlc: 1, id: 0xaabb_ccdd_ee00_0007, seq: 9 };
+        let ballot = Ballot { hlc: 1, id: 0xaabb_ccdd_ee00_0700, seq: 9 };
+        assert_eq!(ballot.op_id(), OpId(0xaabb_ccdd_ee00_0709));
         assert_eq!(ballot.writer(), 0xaa_bbcc_ddee);
         assert_eq!(ballot.next_in_term(), Some(Ballot { seq: 10, ..ballot }));
-        assert_eq!(Ballot { seq: u16::MAX, ..ballot }.next_in_term(), None);
+        assert_eq!(Ballot { seq: 255, ..ballot }.next_in_term(), None);
         assert!(Ballot::default().is_zero() && !ballot.is_zero());
     }
 }

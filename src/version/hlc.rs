@@ -2,10 +2,12 @@
 
 use std::cell::Cell;
 
-use super::ballot::{Ballot, OpId, WRITER_BITS};
+use super::ballot::{Ballot, SEQ_BITS, WRITER_BITS};
 
 /// How many bits of a hybrid time count within one millisecond.
 const COUNTER_BITS: u32 = 16;
+/// Clocks that differ by more are not worth following: something is wrong with them.
+const AHEAD_MAX_MS: u64 = 1000;
 const NUMBER_BITS: u32 = u64::BITS - WRITER_BITS;
 
 /// Hybrid logical time (Kulkarni et al., "Logical Physical Clocks", 2014): wall-clock time where that moves forward, and
@@ -16,44 +18,66 @@ const NUMBER_BITS: u32 = u64::BITS - WRITER_BITS;
 #[derive(Debug)]
 pub struct Hlc {
     last: Cell<u64>,
-    /// Who gives the ids, and the number of the last one.
+    /// By how many ms the fastest clock was ahead of ours, and when that was seen.
+    ahead: Cell<(u64, u64)>,
+    /// Who gives the ids, and the lower bits of the last one.
     writer: Cell<u64>,
     number: Cell<u64>,
-    /// Where further writers come from: an id has room for 2^24 numbers, minutes of a busy worker.
+    /// Where further writers come from: an id has room for 2^16 numbers, a second or so of a busy worker.
     seed: Cell<u64>,
 }
 
 impl Hlc {
     /// A clock whose ids are this worker's. The seed has to be random: two workers with the same one share their ids.
     pub fn new(writer_seed: u64) -> Self {
-        let hlc = Self { last: Cell::new(0), writer: Cell::new(0), number: Cell::new(0), seed: Cell::new(writer_seed) };
+        let (last, ahead) = (Cell::new(0), Cell::new((0, 0)));
+        let hlc = Self { last, ahead, writer: Cell::new(0), number: Cell::new(0), seed: Cell::new(writer_seed) };
         hlc.become_another_writer();
         hlc
     }
 
     /// A ballot newer than all that were given or seen, the first of its term. `wall_ms` is Unix time.
     pub fn next(&self, wall_ms: u64) -> Ballot {
-        let wall = wall_ms.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS;
+        let wall = wall_ms.saturating_add(self.ahead_ms(wall_ms)).min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS;
         // At the end of time, some 8,900 years from now, the ids still tell ballots apart.
         let hlc = wall.max(self.last.get().saturating_add(1));
         self.last.set(hlc);
-        Ballot { hlc, id: self.op_id().0, seq: 0 }
+        Ballot { hlc, id: self.id(), seq: 0 }
     }
 
-    /// An id that no other operation has.
-    pub fn op_id(&self) -> OpId {
-        let number = self.number.get() + 1;
+    /// An id that no other term has.
+    fn id(&self) -> u64 {
+        let number = self.number.get() + (1 << SEQ_BITS);
         if number >> NUMBER_BITS != 0 {
             self.become_another_writer();
-            return self.op_id();
+            return self.id();
         }
         self.number.set(number);
-        OpId(self.writer.get() << NUMBER_BITS | number)
+        self.writer.get() << NUMBER_BITS | number
     }
 
-    /// What a store showed: the next ballots are newer.
-    pub fn saw(&self, ballot: Ballot) {
+    /// What a store showed at `wall_ms`: the next ballots are newer.
+    ///
+    /// Newer than what its writer gives meanwhile, too: who only counted on from what it saw would always lose against
+    /// a clock that is ahead.
+    pub fn saw(&self, ballot: Ballot, wall_ms: u64) {
         self.last.set(self.last.get().max(ballot.hlc));
+        let ahead = (ballot.hlc >> COUNTER_BITS).saturating_sub(wall_ms).min(AHEAD_MAX_MS);
+        if ahead > self.ahead_ms(wall_ms) {
+            self.ahead.set((ahead, wall_ms));
+        }
+    }
+
+    /// The next ballots are this much newer than that time.
+    pub fn pass(&self, hlc: u64, by_ms: u64) {
+        let far = hlc.saturating_add(by_ms.saturating_add(1) << COUNTER_BITS);
+        self.last.set(self.last.get().max(far));
+    }
+
+    /// How far to be ahead of the wall clock now. A fast clock that was not seen for long is forgotten, a ms a second.
+    fn ahead_ms(&self, wall_ms: u64) -> u64 {
+        let (ahead, since) = self.ahead.get();
+        ahead.saturating_sub(wall_ms.saturating_sub(since) / 1000)
     }
 
     /// How many milliseconds this clock is ahead of the wall clock: another worker's clock was, or ours went back.
@@ -103,20 +127,33 @@ mod tests {
     fn a_ballot_from_the_future_is_followed_and_shows_as_skew() {
         let hlc = Hlc::new(7);
         let ahead = Hlc::new(8).next(NOW_MS + 200_000_000);
-        hlc.saw(ahead);
-        hlc.saw(Ballot::default());
+        hlc.saw(ahead, NOW_MS);
+        hlc.saw(Ballot::default(), NOW_MS);
         assert!(hlc.next(NOW_MS) > ahead);
         assert_eq!(hlc.skew_ms(NOW_MS), 200_000_000);
     }
 
     #[test]
+    fn a_clock_that_is_ahead_is_kept_up_with_and_forgotten() {
+        let (slow, fast) = (Hlc::new(7), Hlc::new(8));
+        slow.saw(fast.next(NOW_MS + 80), NOW_MS);
+        assert!(slow.next(NOW_MS + 20) > fast.next(NOW_MS + 99));
+        assert_eq!(slow.skew_ms(NOW_MS + 20), 80);
+        assert_eq!(slow.next(NOW_MS + 80_000).hlc >> 16, NOW_MS + 80_000);
+        slow.saw(fast.next(NOW_MS + 9_000_000), NOW_MS + 80_000);
+        let next = slow.next(NOW_MS + 9_000_000);
+        assert_eq!(next.hlc >> 16, NOW_MS + 9_000_000, "its clock is not followed");
+    }
+
+    #[test]
     fn ids_are_unique_when_a_writer_has_used_its_numbers() {
         let hlc = Hlc::new(7);
-        let first = hlc.op_id();
-        hlc.number.set((1 << NUMBER_BITS) - 3);
-        let ids: BTreeSet<OpId> = (0..10).map(|_| hlc.op_id()).chain([first]).collect();
+        let first = hlc.id();
+        hlc.number.set((1 << NUMBER_BITS) - (3 << SEQ_BITS));
+        let ids: BTreeSet<u64> = (0..10).map(|_| hlc.id()).chain([first]).collect();
         assert_eq!(ids.len(), 11);
-        let writers: BTreeSet<u64> = ids.iter().map(|id| Ballot { id: id.0, ..Ballot::default() }.writer()).collect();
+        assert!(ids.iter().all(|id| id % (1 << SEQ_BITS) == 0));
+        let writers: BTreeSet<u64> = ids.iter().map(|id| Ballot { id: *id, ..Ballot::default() }.writer()).collect();
         assert_eq!(writers.len(), 2);
     }
 

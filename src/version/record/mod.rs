@@ -8,7 +8,10 @@
 //! | 18 | the accepted ballot | always |
 //! | 5 | prior: the low bytes of a hybrid time | flag 4 |
 //! | 16 | the promised term | flag 2 |
-//! | 4 + 8 each | the number of updates since the last blind write; the ids of the last eight operations | flag 8 |
+//! | 4 + 8 each | the number of terms of updates since the last blind write; the last eight of them | flag 8 |
+//!
+//! A term stands there by the id of its last operation: those of a term build on each other, so that one has all before
+//! it in it, and a writer that goes on does not push out who else was there.
 //!
 //! A key that is only ever SET has a record of 19 bytes, 24 if several writers wrote it.
 
@@ -48,10 +51,10 @@ pub struct Record {
     /// Whether the state came from another replica. Then the next blind write sets the prior, whoever wrote both: what
     /// arrives late from their writer can tell that it was never here.
     pub transferred: bool,
-    /// How many updates there were since the last blind write, or since the key was missing. 0 after a blind write.
+    /// How many terms updated the key since the last blind write, or since it was missing. 0 after a blind write.
     pub count: u32,
-    /// The ids of the last operations, oldest first: the updates, before them the blind write. Empty after a blind
-    /// write, whose id is in its ballot.
+    /// The ids of the last operation of each of the last terms, oldest first: the updates, before them the blind write.
+    /// Empty after a blind write, whose id is in its ballot.
     pub ids: SmallVec<[u64; OPERATIONS_MAX]>,
 }
 
@@ -145,12 +148,30 @@ impl Record {
 
     /// Whether the state that it speaks of has this operation in it, among the last ones that it remembers.
     pub fn contains(&self, op: OpId) -> bool {
-        self.ids.contains(&op.0) || self.is_blind() && self.accepted.op_id() == op
+        self.ids.iter().any(|id| OpId(*id).includes(op)) || self.is_blind() && self.accepted.op_id() == op
+    }
+
+    /// The record of an update that was sent under `ballot` on this state, as the stores write it.
+    #[must_use]
+    pub fn followed_by(&self, ballot: Ballot) -> Self {
+        let (mut ids, op) = (self.ids.clone(), ballot.op_id());
+        if self.is_blind() {
+            ids.push(self.accepted.id);
+        }
+        let is_same_term = self.has_lineage() && ids.last().is_some_and(|last| OpId(*last).is_of_the_term_of(op));
+        let count = self.count.saturating_add(u32::from(!is_same_term));
+        if is_same_term {
+            ids.pop();
+        } else if ids.len() == OPERATIONS_MAX {
+            ids.remove(0);
+        }
+        ids.push(op.0);
+        Self { accepted: ballot, promised: None, transferred: false, count, ids, ..self.clone() }
     }
 
     /// The last operations of the state that it speaks of, as far as it remembers them, the blind write included.
     pub fn operations(&self) -> SmallVec<[u64; OPERATIONS_MAX]> {
-        if self.is_blind() { std::iter::once(self.accepted.id).collect() } else { self.ids.clone() }
+        if self.is_blind() { std::iter::once(self.accepted.op_id().0).collect() } else { self.ids.clone() }
     }
 
     /// An upper bound of the hybrid times of all that was accepted before the lineage began.
@@ -166,45 +187,46 @@ impl Record {
         Some(candidate.checked_sub(span).unwrap_or(self.accepted.hlc))
     }
 
-    /// Whether this replica certainly never accepted operation `op` under `ballot`, and never will. If that is so for
-    /// more replicas than a quorum can do without, the operation was not chosen and may be tried again.
+    /// Whether this replica certainly never accepted the operation that was sent under `ballot`, and never will. If that
+    /// is so for more replicas than a quorum can do without, the operation was not chosen and may be tried again.
     ///
     /// `base_count` is the `count` of the record that the operation was applied on, 0 for a blind write.
-    pub fn never_accepted(&self, ballot: Ballot, op: OpId, base_count: u32) -> bool {
+    pub fn never_accepted(&self, ballot: Ballot, base_count: u32) -> bool {
         let closed = self.accepted > ballot || self.promised.is_some_and(|term| term > ballot.term());
         let forgotten = self.prior_hlc().is_some_and(|hlc| hlc >= ballot.hlc);
-        if !closed || forgotten || self.accepted == ballot || self.contains(op) {
+        if !closed || forgotten || self.accepted == ballot || self.contains(ballot.op_id()) {
             return false;
         }
-        if ballot.op_id() == op {
+        // Only blind writes are the first of their term.
+        if ballot.seq == 0 {
             self.accepted < ballot || !self.hides_blind(ballot)
         } else {
             self.remembers_updates_since(base_count)
         }
     }
 
-    /// Whether the replica that refused `op`, sent once under `ballot`, with this record never took it from anybody else
-    /// either, and never will. A message that arrived and was refused does not come again, so what
-    /// [`Record::never_accepted`] has to leave open is known here.
-    pub fn refused_for_good(&self, ballot: Ballot, op: OpId, base_count: u32) -> bool {
+    /// Whether the replica that refused what was sent once under `ballot` never took it from anybody else either, and
+    /// never will. A message that arrived and was refused does not come again, so what [`Record::never_accepted`] has to
+    /// leave open is known here.
+    pub fn refused_for_good(&self, ballot: Ballot, base_count: u32) -> bool {
         let forgotten = self.prior_hlc().is_some_and(|hlc| hlc >= ballot.hlc);
         let hidden = self.accepted > ballot && !self.remembers_updates_since(base_count);
-        self.accepted != ballot && !self.contains(op) && !forgotten && !hidden
+        self.accepted != ballot && !self.contains(ballot.op_id()) && !forgotten && !hidden
     }
 
-    /// Whether all updates after that many are still among the ids.
+    /// Whether all terms after that many are still among the ids.
     pub fn remembers_updates_since(&self, count: u32) -> bool {
-        // Those of eight updates are; the ninth would push the first one out.
+        // Eight are; the ninth would push the first one out.
         self.count < 8 || self.count.saturating_sub(count) < 8
     }
 
     /// Whether a blind write under `ballot` may have been here and left no trace. Blind writes of one writer that follow
-    /// each other leave none but that of the last, which begins the lineage and is forgotten after seven updates.
+    /// each other leave none but that of the last, which begins the lineage and is forgotten after seven terms.
     fn hides_blind(&self, ballot: Ballot) -> bool {
         let ids = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         let start = match ids.checked_sub(self.count) {
             Some(0) if self.is_blind() => Some(self.accepted.id),
-            // As many ids as updates: the lineage began with a missing key, unless eight of eight are updates.
+            // As many ids as terms: the lineage began with a missing key, unless eight of eight are updates.
             Some(0) if ids < 8 => None,
             // The blind write stands before its updates.
             Some(1) => self.ids.first().copied(),

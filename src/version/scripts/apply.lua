@@ -57,7 +57,7 @@ if verb then
     return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
   end
 end
--- The lineage: the operations since the last blind write, the last eight by their ids.
+-- The lineage: the terms since the last blind write, the last eight by the ids of their last operations.
 local lineage
 if accepted == blank then
   lineage = '\0\0\0\1' .. ARGV[4]
@@ -65,14 +65,18 @@ elseif f % 16 < 8 then
   lineage = '\0\0\0\1' .. sub(old, 10, 17) .. ARGV[4]
 else
   local c = f % 4 >= 2 and at + 16 or at
-  local a, b, d, e = byte(old, c, c + 3)
-  if e < 255 then
-    lineage = sub(old, c, c + 2) .. char(e + 1)
+  if sub(old, -8, -2) == sub(ARGV[4], 1, 7) then
+    lineage = sub(old, c, -9) .. ARGV[4]
   else
-    local n = math.min(((a * 256 + b) * 256 + d) * 256 + 256, 4294967295)
-    lineage = char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
+    local a, b, d, e = byte(old, c, c + 3)
+    if e < 255 then
+      lineage = sub(old, c, c + 2) .. char(e + 1)
+    else
+      local n = math.min(((a * 256 + b) * 256 + d) * 256 + 256, 4294967295)
+      lineage = char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
+    end
+    lineage = lineage .. sub(old, #old - c >= 67 and c + 12 or c + 4) .. ARGV[4]
   end
-  lineage = lineage .. sub(old, #old - c >= 67 and c + 12 or c + 4) .. ARGV[4]
 end
 local left = redis.call('PTTL', key)
 local flags = 8 + (at == 25 and 4 or 0) + (left == -2 and 1 or 0) + (left >= 0 and 16 or 0)

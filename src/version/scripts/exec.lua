@@ -63,12 +63,14 @@ for n = 1, k do
       f = byte(old)
       if f % 8 >= 4 then at = 25 end
     end
-    -- The lineage: the operations since the last blind write, the last eight by their ids.
+    -- The lineage: the terms since the last blind write, the last eight by the ids of their last operations.
     local lineage
     if not old or sub(old, 2, 19) == blank then
       lineage = '\0\0\0\1' .. ARGV[3]
     elseif f % 16 < 8 then
       lineage = '\0\0\0\1' .. sub(old, 10, 17) .. ARGV[3]
+    elseif sub(old, -8, -2) == sub(ARGV[3], 1, 7) then
+      lineage = sub(old, f % 4 >= 2 and at + 16 or at, -9) .. ARGV[3]
     else
       local c = f % 4 >= 2 and at + 16 or at
       local a, b, d, e = byte(old, c, c + 3)

@@ -1,6 +1,6 @@
 -- The promise to accept nothing below a term, for one key or for several: all or none.
 -- KEYS  record 1..k, key 1..k, fence
--- ARGV  fence, term (16 bytes), tombstone ms
+-- ARGV  fence, term (16 bytes), tombstone ms, ms for which another writer's promise that was not used yet stands (or nothing)
 -- Gives {'P', record before or '', exists 0/1, ... for each key}, or {'R', record or '', ...}, {'F', fence}, {'E', text}.
 local k, fence, term = (#KEYS - 1) / 2, KEYS[#KEYS], ARGV[2]
 local found
@@ -27,6 +27,13 @@ for n = 1, k do
     for i = 1, 16 do
       local a, b = byte(term, i), byte(old, from + i)
       if a ~= b then newer = a > b break end
+    end
+    if newer and promised and ARGV[4] and sub(old, at + 8, at + 12) ~= sub(term, 9, 13) then
+      -- Who has it is about to write. Took everybody it from everybody, nobody would get to that.
+      local a, b, c, d, e, g = byte(term, 1, 6)
+      local h, i, j, k, l, m = byte(old, at, at + 5)
+      local age = (((((a - h) * 256 + b - i) * 256 + c - j) * 256 + d - k) * 256 + e - l) * 256 + g - m
+      newer = age >= ARGV[4] + 0
     end
     if not newer then
       local refused = {'R'}

@@ -44,7 +44,7 @@ if old then
     local last = o % 16 >= 8 and sub(old, -8) or sub(old, 10, 17)
     local c = f % 4 >= 2 and at + 16 or at
     for i = c + 4, #source - 7, 8 do
-      if sub(source, i, i + 7) == last then grown = true break end
+      if sub(source, i, i + 6) == sub(last, 1, 7) and byte(source, i + 7) >= byte(last, 8) then grown = true break end
     end
   end
   if grown then
