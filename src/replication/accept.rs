@@ -1,5 +1,8 @@
 //! The second half of a proposal: the work goes to the replicas that hold its base, the state to the others.
 
+use std::future::Future as _;
+use std::task::Poll;
+
 use smallvec::SmallVec;
 
 use super::Engine;
@@ -118,7 +121,8 @@ impl<B: Backend> Proposal<B> {
             return no;
         }
         ground.term = newest.max(ground.term);
-        let record = Record { accepted: ground.term, ..base.followed_by(ballot) };
+        let record = if words.is_some() { base.followed_by(ballot) } else { base.renewed(ballot) };
+        let record = Record { accepted: ground.term, ..record };
         Accepted::Yes { reply: self.reply.clone().unwrap_or_default(), record }
     }
 
@@ -281,7 +285,7 @@ impl<B: Backend> Proposal<B> {
     }
 
     /// Brings a state to replicas that hold something older; how many of those that vote hold it then.
-    async fn put(&mut self, engine: &Engine<B>, key: usize, state: &State, to: &[usize]) -> usize {
+    async fn put(&self, engine: &Engine<B>, key: usize, state: &State, to: &[usize]) -> usize {
         let Some(name) = self.keys.get(key) else { return 0 };
         let put = engine.put(&self.group, &self.members, &name.name, &name.record, state, b"P", to).await;
         if !put.trouble.is_empty() {
@@ -390,10 +394,7 @@ impl<B: Backend> Proposal<B> {
                 let written: SmallVec<[usize; 4]> =
                     (0..keys).filter(|key| self.keys.get(*key).is_some_and(|key| key.written)).collect();
                 let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
-                let mut done = true;
-                for (key, state) in written.into_iter().zip(&states) {
-                    done &= 1 + self.put(engine, key, state, &others).await >= self.needed;
-                }
+                let done = self.put_all(engine, &written, &states, &others).await;
                 if done && ground.generation == self.group.generation.get() {
                     if let Some(held) = held.as_ref() {
                         held.set_owned(None);
@@ -421,6 +422,26 @@ impl<B: Backend> Proposal<B> {
                 None
             }
         }
+    }
+
+    /// Brings the states of several keys to others, all at the same time; whether enough hold each of them.
+    async fn put_all(&self, engine: &Engine<B>, keys: &[usize], states: &[State], to: &[usize]) -> bool {
+        let put = |key: usize, state| async move { 1 + self.put(engine, key, state, to).await >= self.needed };
+        let mut puts: SmallVec<[_; 2]> =
+            keys.iter().zip(states).map(|(key, state)| Box::pin(put(*key, state))).collect();
+        let mut done: SmallVec<[Option<bool>; 2]> = smallvec::smallvec![None; puts.len()];
+        std::future::poll_fn(|context| {
+            for (put, done) in puts.iter_mut().zip(&mut done) {
+                if done.is_none()
+                    && let Poll::Ready(enough) = put.as_mut().poll(context)
+                {
+                    *done = Some(enough);
+                }
+            }
+            if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        done.iter().all(|enough| *enough == Some(true))
     }
 
     /// What a try in this term was based on.

@@ -16,7 +16,7 @@ use crate::backend::{Backend, ReplySink, Tag};
 use crate::command::replicate::{Blind, KeyRoles, key_roles};
 use crate::command::{Args, Row, absolute};
 use crate::quorum::Level;
-use crate::version::Ballot;
+use crate::version::{Ballot, OpId};
 
 impl<B: Backend> Engine<B> {
     /// Serves a blind write of one key.
@@ -44,7 +44,7 @@ impl<B: Backend> Engine<B> {
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
-        let base = Owned { ballot: Ballot::default(), count: 0, generation };
+        let base = Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation };
         let plan = Plan { kind, value, words: None, ballot: self.next_ballot(), base };
         if !self.lanes.enter(lane, sink.origin()) {
             let write = self.take_write();
@@ -132,6 +132,8 @@ impl<B: Backend> Engine<B> {
             shown: RefCell::default(),
             obstacle: Cell::new(None),
             met: Cell::new(false),
+            crowded: false,
+            blocks: Cell::new(false),
             reply: None,
             shape: Shape::of(request.row, &request.args, request.version),
             asker: Some(Asker { sink: Rc::clone(sink), tag }),

@@ -241,7 +241,9 @@ impl<B: Backend> Engine<B> {
             self.read_fences(group).await;
         }
         let is_known = |member: &Rc<Member<B>>| member.standing.get() == Standing::Known;
-        if !group.members.iter().any(is_begun) || !group.members.iter().all(is_known) {
+        // One that votes is the proof that all had a fence, whatever became of some since.
+        let may_begin = group.members.iter().all(is_known) || group.members.iter().any(|member| member.votes());
+        if !group.members.iter().any(is_begun) || !may_begin {
             return;
         }
         for member in group.members.iter().filter(|member| is_begun(member)) {

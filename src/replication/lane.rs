@@ -24,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::version::Ballot;
+use crate::version::{Ballot, OpId};
 
 /// Lanes that are remembered for their ballot while nothing happens in them.
 const REMEMBERED_MAX: usize = 16 * 1024;
@@ -79,6 +79,8 @@ pub(super) struct Owned {
     pub(super) ballot: Ballot,
     /// The length of the lineage with it.
     pub(super) count: u32,
+    /// The last operation in that.
+    pub(super) last: OpId,
     /// The fences that held.
     pub(super) generation: u64,
 }
@@ -98,6 +100,8 @@ struct Lane {
     settled: Option<(Ballot, usize)>,
     /// It is in the queue of those that may be forgotten.
     remembered: bool,
+    /// Other workers or proxies were met here last time.
+    crowded: bool,
 }
 
 impl Lane {
@@ -110,7 +114,7 @@ impl Lane {
         let ballot = owned.ballot.next_in_term()?;
         // The blind write before it is no term of updates; all others are in the lineage already.
         let count = owned.count.max(1);
-        self.owned = Some(Owned { ballot, count, generation });
+        self.owned = Some(Owned { ballot, count, last: ballot.op_id(), generation });
         Some((owned, ballot))
     }
 
@@ -176,6 +180,22 @@ impl Held {
     /// Keeps a shared lane beyond this value: [`Lanes::leave`] has to follow.
     pub(super) fn keep(mut self) {
         self.ids.clear();
+    }
+
+    /// Whether others were met here last time.
+    pub(super) fn is_crowded(&self) -> bool {
+        let map = self.lanes.map.borrow();
+        self.ids.iter().any(|id| map.get(id).is_some_and(|lane| lane.crowded))
+    }
+
+    /// Remembers whether others were met.
+    pub(super) fn set_crowded(&self, crowded: bool) {
+        let mut map = self.lanes.map.borrow_mut();
+        for id in &self.ids {
+            if let Some(lane) = map.get_mut(id) {
+                lane.crowded = crowded;
+            }
+        }
     }
 
     /// Remembers what was written last.
@@ -563,7 +583,7 @@ mod tests {
         let mut waiting = lanes.wait(&[1], 1, Wish::Exclusive, None);
         let held = poll(&mut waiting).expect("free");
         let ballot = Ballot { hlc: 7, id: 9, seq: 1 };
-        held.set_owned(Some(Owned { ballot, count: 1, generation: 3 }));
+        held.set_owned(Some(Owned { ballot, count: 1, last: OpId(1), generation: 3 }));
         drop(held);
         assert!(lanes.enter_owned(1, 0, 4).is_none(), "the fences are others");
         let (base, next) = lanes.enter_owned(1, 0, 3).expect("owned");

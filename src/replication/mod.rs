@@ -365,7 +365,7 @@ impl<B: Backend> Engine<B> {
 
     /// How long a promise is left alone by others: the second round, and what it may be late.
     fn patience_ms(&self) -> u64 {
-        u64::try_from(self.round_trip.get().as_millis()).unwrap_or(u64::MAX).saturating_mul(4).clamp(4, 200)
+        u64::try_from(self.round_trip.get().as_millis()).unwrap_or(u64::MAX).saturating_mul(6).clamp(10, 500)
     }
 
     fn next_ballot(&self) -> Ballot {

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::accept::Accepted;
 use super::lane::{Held, Owned};
 use super::repair::{ALL, UNKNOWN};
-use super::round::{Round, may_have_arrived, sleep};
+use super::round::{Round, Said, may_have_arrived, sleep};
 use super::shape::Shape;
 use super::wire::{Answer, Words, write_script};
 use super::{Asker, Engine, Group, Members};
@@ -142,8 +142,11 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) shown: RefCell<Vec<(usize, Record)>>,
     /// The greatest promise to others that was in the way, and since when.
     pub(super) obstacle: Cell<Option<(Term, Moment)>>,
-    /// Others were in the way of the last attempt.
+    /// Others were in the way of this attempt, and of the last one.
     pub(super) met: Cell<bool>,
+    pub(super) crowded: bool,
+    /// Promises that are of no use stand in the way of others.
+    pub(super) blocks: Cell<bool>,
     /// What a replica that ran it has answered.
     pub(super) reply: Option<Vec<u8>>,
     pub(super) shape: Shape,
@@ -194,6 +197,24 @@ impl Ground {
     }
 }
 
+/// The answers of one round, some of which may have come before.
+struct Answers<'r, B: Backend> {
+    early: Option<(usize, Said)>,
+    round: &'r Round<'r, B>,
+    /// How many are due.
+    left: usize,
+}
+
+impl<B: Backend> Answers<'_, B> {
+    async fn next(&mut self) -> Option<(usize, Said)> {
+        self.left = self.left.saturating_sub(1);
+        match self.early.take() {
+            Some(early) => Some(early),
+            None => self.round.next().await,
+        }
+    }
+}
+
 enum Search {
     /// The try of that number is in the newest state.
     Found(usize),
@@ -218,6 +239,8 @@ impl<B: Backend> Proposal<B> {
             shown: RefCell::default(),
             obstacle: Cell::new(None),
             met: Cell::new(false),
+            crowded: false,
+            blocks: Cell::new(false),
             reply: None,
             shape: Shape::default(),
             asker: None,
@@ -239,6 +262,7 @@ impl<B: Backend> Proposal<B> {
 
     /// Runs to its end and answers. What it has of the lanes is given back as early as possible.
     pub(super) async fn run(mut self, engine: Rc<Engine<B>>, held: Held) {
+        self.crowded = held.is_crowded() || !self.tries.is_empty();
         let mut held = Some(held);
         let end = self.propose(&engine, &mut held).await;
         drop(held);
@@ -346,7 +370,11 @@ impl<B: Backend> Proposal<B> {
                 if engine.is_late(self.deadline) {
                     return if self.tries.is_empty() { End::NotApplied } else { End::Unknown };
                 }
-                if self.met.take() {
+                self.crowded = self.met.take();
+                if self.crowded && self.blocks.take() {
+                    // Till they have ended, so that somebody gets all of the next ones.
+                    sleep(&engine.backend, jittered(Duration::from_millis(engine.patience_ms()) * 3 / 2)).await;
+                } else if self.crowded {
                     sleep(&engine.backend, jittered(engine.round_trip.get())).await;
                 } else {
                     sleep(&engine.backend, jittered(pause)).await;
@@ -354,6 +382,9 @@ impl<B: Backend> Proposal<B> {
                 }
             }
             first = false;
+            if let Some(held) = held {
+                held.set_crowded(self.crowded);
+            }
             if let Some(end) = self.attempt(engine, held).await {
                 return end;
             }
@@ -370,6 +401,8 @@ impl<B: Backend> Proposal<B> {
         match search {
             // Not chosen so far, and not to be chosen in this term: in the next one all is looked for again.
             Search::Free => self.reply = None,
+            // What was due from a replica may have come meanwhile, or may still.
+            Search::Unclear if self.may_clear_up() => return None,
             Search::Unclear => {
                 self.note_trouble("whether an earlier try was applied cannot be told any more".to_owned());
                 return Some(End::Unknown);
@@ -387,6 +420,13 @@ impl<B: Backend> Proposal<B> {
             Work::Opaque(_) => self.run_opaque(engine, &mut ground, held).await,
             Work::Update(_) | Work::Nothing => self.run_update(engine, &mut ground, held).await,
         }
+    }
+
+    fn may_clear_up(&mut self) -> bool {
+        let before = self.tries.len();
+        self.tries.retain(Try::is_open);
+        let is_due = |tried: &Try| tried.late.as_ref().is_some_and(|late| late.borrow().waiting > 0);
+        self.tries.len() < before || self.tries.iter().any(is_due)
     }
 
     /// Asks for a term. None if it was not given.
@@ -422,10 +462,22 @@ impl<B: Backend> Proposal<B> {
         };
         let began = engine.backend.now();
         let round = Round::new(engine, &members, self.version, self.origin(), &write);
-        for voter in &voters {
+        // Where others were met before, one replica decides who goes first: else each might get one of three.
+        let first = if self.crowded { voters.first().copied() } else { None };
+        let mut answers = Answers { early: None, round: &round, left: voters.len() };
+        if let Some(first) = first {
+            round.ask(first);
+            let (member, said) = round.next().await?;
+            if let Ok(Answer::Refused(records)) = said.as_deref().map(Answer::parse) {
+                self.refused(engine, &records);
+                return None;
+            }
+            answers.early = Some((member, said));
+        }
+        for voter in voters.iter().filter(|voter| first != Some(**voter)) {
             round.ask(*voter);
         }
-        let (promises, search) = self.collect(engine, &round, term.term(), voters.len()).await?;
+        let (promises, search) = self.collect(engine, answers, term.term()).await?;
         engine.took(engine.backend.now().since(began));
         if generation != group.generation.get() {
             return None;
@@ -447,15 +499,13 @@ impl<B: Backend> Proposal<B> {
     async fn collect(
         &self,
         engine: &Engine<B>,
-        round: &Round<'_, B>,
+        mut answers: Answers<'_, B>,
         term: Term,
-        asked: usize,
     ) -> Option<(Vec<Promise>, Search)> {
         let majority = self.majority();
         let mut promises: Vec<Promise> = Vec::new();
-        let mut left = asked;
-        while let Some((member, said)) = round.next().await {
-            left -= 1;
+        while let Some((member, said)) = answers.next().await {
+            let left = answers.left;
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Promised(found)) if found.len() == self.keys.len() => {
                     // The record is the one from before; by now the replica has promised, and an earlier try that is
@@ -468,17 +518,12 @@ impl<B: Backend> Proposal<B> {
                         None => self.note_trouble(super::unreadable(engine, &self.members, member)),
                     }
                 }
-                Ok(Answer::Refused(records)) => {
-                    self.group.cells.refusals.increment();
-                    for (key, record) in records.iter().enumerate() {
-                        self.note_shown(engine, key, record);
-                    }
-                    self.note_trouble("other writers are at work on the key".to_owned());
-                }
+                Ok(Answer::Refused(records)) => self.refused(engine, &records),
                 Ok(answer) => self.note_trouble(engine.other_answer(&self.group, &self.members, member, &answer)),
                 Err(failure) => self.note_trouble(format!("{}: {}", failure.node, failure.cause)),
             }
             if promises.len() + left < majority {
+                self.blocks.set(!promises.is_empty());
                 return None;
             }
             if promises.len() >= majority {
@@ -494,6 +539,15 @@ impl<B: Backend> Proposal<B> {
             }
         }
         None
+    }
+
+    /// A replica refused a promise and showed the records of the keys.
+    fn refused(&self, engine: &Engine<B>, records: &[&[u8]]) {
+        self.group.cells.refusals.increment();
+        for (key, record) in records.iter().enumerate() {
+            self.note_shown(engine, key, record);
+        }
+        self.note_trouble("other writers are at work on the key".to_owned());
     }
 
     /// A replica that refused something showed the record of a key.
@@ -555,7 +609,11 @@ impl<B: Backend> Proposal<B> {
                     record.never_accepted(*ballot, *base_count)
                         || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *base_count)
                 };
-                clear &= records(at).filter(without).count() >= enough;
+                // The newest is what the next try builds on: so many without it only say that it was not chosen so far.
+                let is_newest =
+                    |(_, record): &(usize, &Record)| newest.is_some_and(|it| it.accepted == record.accepted);
+                clear &= records(at).filter(without).count() >= enough
+                    && records(at).filter(is_newest).any(|it| without(&it));
             }
         }
         if clear { Search::Free } else { Search::Unclear }
@@ -663,7 +721,8 @@ impl<B: Backend> Proposal<B> {
         let Some(held) = held.as_ref() else { return };
         let owned = match (self.keys.len(), ground.newest.first()) {
             (1, Some(newest)) if newest.accepted.term() == ground.term.term() => {
-                Some(Owned { ballot: newest.accepted, count: newest.count, generation: ground.generation })
+                let last = newest.operations().last().map_or(newest.accepted.op_id(), |id| OpId(*id));
+                Some(Owned { ballot: newest.accepted, count: newest.count, last, generation: ground.generation })
             }
             _ => None,
         };

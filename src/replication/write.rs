@@ -24,7 +24,7 @@ use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, NO_BASE, Record, Script, write_record_key};
+use crate::version::{Ballot, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
 
 /// Writes kept for the next, and the largest buffer kept with one.
 const POOLED_MAX: usize = 1024;
@@ -398,7 +398,7 @@ impl<B: Backend> Engine<B> {
                 serial: 0,
                 generation: 0,
                 ballot: Ballot::default(),
-                base: Owned { ballot: Ballot::default(), count: 0, generation: 0 },
+                base: Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: 0 },
                 needed: 0,
                 stage: Stage::Over,
                 votes: [Vote::None; 8],
@@ -483,6 +483,8 @@ impl<B: Backend> Inner<B> {
             shown: RefCell::default(),
             obstacle: Cell::new(None),
             met: Cell::new(false),
+            crowded: false,
+            blocks: Cell::new(false),
             reply: None,
             shape: self.shape,
             asker: self.asker.clone(),
@@ -524,7 +526,7 @@ impl<B: Backend> Inner<B> {
             let taken = self.accepted > 0 || self.votes.contains(&Vote::Maybe);
             self.late = Some(Rc::new(RefCell::new(Late { reply: None, taken, refused, waiting: self.waiting })));
         }
-        let base = (!self.is_blind()).then(|| std::iter::once(self.base.ballot.op_id().0).collect());
+        let base = (!self.is_blind()).then(|| std::iter::once(self.base.last.0).collect());
         let mut tried = Try {
             ballot: self.ballot,
             base_count: self.base.count,
@@ -599,7 +601,8 @@ impl<B: Backend> Write<B> {
             inner.stage = Stage::Over;
             inner.note_missing(engine);
             inner.count();
-            let owned = Owned { ballot: inner.ballot, count: 0, generation: inner.generation };
+            let last = inner.ballot.op_id();
+            let owned = Owned { ballot: inner.ballot, count: 0, last, generation: inner.generation };
             let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
             let is_base = inner.is_blind() && inner.accepted >= majority;
             let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));

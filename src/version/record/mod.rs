@@ -51,7 +51,8 @@ pub struct Record {
     /// Whether the state came from another replica. Then the next blind write sets the prior, whoever wrote both: what
     /// arrives late from their writer can tell that it was never here.
     pub transferred: bool,
-    /// How many terms updated the key since the last blind write, or since it was missing. 0 after a blind write.
+    /// How many terms updated the key since the last blind write, or since it was missing. 0 after a blind write, whose
+    /// id is among `ids` once its ballot was renewed.
     pub count: u32,
     /// The ids of the last operation of each of the last terms, oldest first: the updates, before them the blind write.
     /// Empty after a blind write, whose id is in its ballot.
@@ -149,6 +150,16 @@ impl Record {
     /// Whether the state that it speaks of has this operation in it, among the last ones that it remembers.
     pub fn contains(&self, op: OpId) -> bool {
         self.ids.iter().any(|id| OpId(*id).includes(op)) || self.is_blind() && self.accepted.op_id() == op
+    }
+
+    /// The record of this state under a new ballot, without a command.
+    #[must_use]
+    pub fn renewed(&self, ballot: Ballot) -> Self {
+        if self.accepted.is_zero() {
+            return self.followed_by(ballot);
+        }
+        let ids = self.operations();
+        Self { accepted: ballot, promised: None, transferred: false, ids, ..self.clone() }
     }
 
     /// The record of an update that was sent under `ballot` on this state, as the stores write it.

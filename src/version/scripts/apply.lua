@@ -57,12 +57,14 @@ if verb then
     return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
   end
 end
--- The lineage: the terms since the last blind write, the last eight by the ids of their last operations.
+-- The lineage, which a new ballot without a command leaves as it is: the terms since the last blind write, the last eight by the ids of their last operations.
 local lineage
 if accepted == blank then
   lineage = '\0\0\0\1' .. ARGV[4]
 elseif f % 16 < 8 then
-  lineage = '\0\0\0\1' .. sub(old, 10, 17) .. ARGV[4]
+  lineage = (verb and '\0\0\0\1' or '\0\0\0\0') .. sub(old, 10, 17) .. (verb and ARGV[4] or '')
+elseif not verb then
+  lineage = sub(old, f % 4 >= 2 and at + 16 or at)
 else
   local c = f % 4 >= 2 and at + 16 or at
   if sub(old, -8, -2) == sub(ARGV[4], 1, 7) then
