@@ -7,14 +7,14 @@ use smallvec::SmallVec;
 
 use super::Engine;
 use super::lane::Held;
-use super::proposal::{End, Ground, Key, Operations, Promise, Proposal, Work, maybe_taken};
+use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::repair::ALL;
 use super::round::{Round, Said};
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
 use crate::backend::Backend;
 use crate::protocol::resp::write_bulk;
 use crate::quorum::Adopt;
-use crate::version::{ANY_BASE, Ballot, FENCE_KEY, NO_BASE, Record, Script};
+use crate::version::{ANY_BASE, Ballot, FENCE_KEY, NO_BASE, Operations, Record, Script};
 
 /// What became of work that was sent to all replicas.
 pub(super) enum Accepted {

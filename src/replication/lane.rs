@@ -603,7 +603,12 @@ mod tests {
         assert!(!lanes.enter(1, 0), "what came later does not overtake");
         let held = poll(&mut first).expect("free");
         assert!(!held.is_shared() && poll(&mut second).is_none() && poll(&mut read).is_none());
-        held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id: 1, seq: 1 }, count: 1, generation: 0 }));
+        held.set_owned(Some(Owned {
+            ballot: Ballot { hlc: 1, id: 1, seq: 1 },
+            count: 1,
+            last: OpId(1),
+            generation: 0,
+        }));
         drop(held);
         let held = poll(&mut second).expect("it builds on the first");
         assert!(held.is_shared() && poll(&mut read).is_some());
@@ -637,7 +642,12 @@ mod tests {
         for id in 0..REMEMBERED_MAX as u64 + 10 {
             let mut waiting = lanes.wait(&[id], id, Wish::Exclusive, None);
             let held = poll(&mut waiting).expect("free");
-            held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id, seq: 0 }, count: 0, generation: 0 }));
+            held.set_owned(Some(Owned {
+                ballot: Ballot { hlc: 1, id, seq: 0 },
+                count: 0,
+                last: OpId(1),
+                generation: 0,
+            }));
         }
         assert_eq!(lanes.map.borrow().len(), REMEMBERED_MAX);
         assert!(lanes.enter_owned(0, 0, 0).is_none());

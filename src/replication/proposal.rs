@@ -26,7 +26,7 @@ use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, OpId, Record, Script, Term, write_record_key};
+use crate::version::{Ballot, FENCE_KEY, OpId, Operations, Record, Script, Term, write_record_key};
 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -57,9 +57,6 @@ pub(super) enum Work {
     /// One replica runs it, the others get the states.
     Opaque(Words),
 }
-
-/// Ids of operations.
-pub(super) type Operations = SmallVec<[u64; 8]>;
 
 /// An earlier try that may have been applied. Each has an operation id of its own: which of them was applied says which
 /// reply is the right one.

@@ -11,7 +11,7 @@ use stage::{FENCE, GRACE_MS, Stage, TOMBSTONE_MS, Value, bulk};
 
 /// The ballot of a time, of a writer's number one.
 fn at(hlc: u64, writer: u64) -> Ballot {
-    Ballot { hlc: hlc << 16, id: writer << 24 | hlc & 0xff_ffff, seq: 0 }
+    Ballot { hlc: hlc << 16, id: writer << 24 | (hlc & 0xffff) << 8, seq: 0 }
 }
 
 fn nothing() -> Value {
@@ -158,30 +158,81 @@ fn an_update_runs_on_its_base_only() {
 }
 
 #[test]
-fn the_lineage_remembers_the_last_eight_operations() {
+fn the_lineage_remembers_the_last_terms() {
     Stage::on_every_store(|stage| {
         for (key, start) in [("blind", Some(at(5, 7).id)), ("missing", None)] {
             if start.is_some() {
                 stage.blind(key, at(5, 7), "0", "");
             }
             let mut ids: Vec<u64> = start.into_iter().collect();
-            for number in 1..=12_u64 {
-                let op = 1000 + number;
+            for number in 1..=30_u64 {
+                let op = number << 8 | 1;
                 assert_eq!(stage.update(key, at(10 + number, 1), op, &format!("INCR {key}")).letter(), 'A');
                 ids.push(op);
-                let last = ids.len().saturating_sub(8);
+                let last = ids.len().saturating_sub(24);
                 let record = stage.record(key);
                 assert_eq!((u64::from(record.count), record.ids.as_slice()), (number, &ids[last..]));
                 assert!(record.contains(OpId(op)) && record.prior.is_none());
             }
-            assert_eq!(stage.record_bytes(key).len(), 19 + 4 + 64);
+            assert_eq!(stage.record_bytes(key).len(), 19 + 4 + 24 * 8);
         }
         // The next blind write begins another lineage, and an update does not touch what it left as prior.
         stage.blind("blind", at(50, 1), "0", "");
         let record = stage.record("blind");
-        assert_eq!((record.count, record.ids.len(), record.prior), (0, 0, Some(low(at(22, 1)))));
+        assert_eq!((record.count, record.ids.len(), record.prior), (0, 0, Some(low(at(40, 1)))));
         stage.update("blind", at(60, 1), 5, "INCR blind");
-        assert_eq!(stage.record("blind").prior, Some(low(at(22, 1))));
+        assert_eq!(stage.record("blind").prior, Some(low(at(40, 1))));
+    });
+}
+
+/// Operations of one term follow each other: the last one stands for all.
+#[test]
+fn a_term_stands_once_in_the_lineage() {
+    Stage::on_every_store(|stage| {
+        let op = |number: u64, seq: u64| number << 8 | seq;
+        stage.blind("k", at(5, 7), "0", "");
+        stage.update("k", at(11, 1), op(1, 1), "INCR k");
+        for seq in 1..=40_u64 {
+            let ballot = Ballot { seq: u16::try_from(seq).expect("small"), ..at(12, 1) };
+            let reply = if seq % 2 == 0 {
+                stage.update("k", ballot, op(2, seq), "INCR k")
+            } else {
+                stage.exec(&["k"], "1", ballot, op(2, seq), "INCR k")
+            };
+            assert!(matches!(reply.letter(), 'A' | 'X'));
+            let record = stage.record("k");
+            assert_eq!((record.count, record.ids.as_slice()), (2, &[at(5, 7).id, op(1, 1), op(2, seq)][..]));
+            assert!(record.contains(OpId(op(2, 1))) && !record.contains(OpId(op(2, seq + 1))));
+        }
+        // A new ballot without a command is no operation.
+        let before = stage.record("k");
+        assert_eq!(stage.apply("k", b"*", at(13, 1), OpId(op(3, 1)), "").letter(), 'A');
+        assert_eq!(stage.record("k"), Record { accepted: at(13, 1), ..before });
+        stage.blind("plain", at(5, 7), "0", "");
+        assert_eq!(stage.apply("plain", b"*", at(6, 1), OpId(op(3, 1)), "").letter(), 'A');
+        let plain = Record { accepted: at(5, 7), ..Record::default() };
+        assert_eq!(stage.record("plain"), plain.renewed(at(6, 1)));
+    });
+}
+
+/// A blind write leaves alone what others are in the middle of.
+#[test]
+fn writers_that_meet() {
+    Stage::on_every_store(|stage| {
+        let ms = |ms: u64, writer: u64| at(1_000_000 + ms, writer);
+        stage.blind("k", ms(0, 1), "v", "");
+        assert_eq!(stage.blind_within("k", ms(100, 2), 250).letter(), 'R', "another writer's");
+        assert_eq!(stage.blind_within("k", ms(100, 1), 250), Value::Integer(1), "its own");
+        assert_eq!(stage.blind_within("k", ms(350, 2), 250), Value::Integer(1), "an old one");
+        stage.update("k", ms(400, 2), 1 << 8 | 1, "APPEND k x");
+        assert_eq!(stage.blind_within("k", ms(500, 2), 250).letter(), 'R', "an update, its own, too");
+        assert_eq!(stage.blind_within("k", ms(650, 2), 250), Value::Integer(1), "an old update");
+        assert_eq!(stage.prepare(&["k"], ms(2_000, 1).term()).letter(), 'P');
+        assert_eq!(stage.blind_within("k", ms(2_100, 2), 250).letter(), 'R', "a promise");
+        assert_eq!(stage.prepare_within("k", ms(2_005, 2).term(), 10).letter(), 'R', "a promise");
+        assert_eq!(stage.prepare_within("k", ms(2_006, 1).term(), 10).letter(), 'P', "its own");
+        assert_eq!(stage.prepare_within("k", ms(2_016, 2).term(), 10).letter(), 'P', "an old one");
+        assert_eq!(stage.blind_within("k", ms(2_266, 3), 250), Value::Integer(1), "an old promise");
     });
 }
 
@@ -189,7 +240,7 @@ fn the_lineage_remembers_the_last_eight_operations() {
 fn the_count_carries_over_its_bytes() {
     Stage::on_every_store(|stage| {
         for count in [254, 255, 256, 65_535, 65_536, 16_777_215, u32::MAX - 1, u32::MAX] {
-            let record = Record { accepted: at(10, 1), count, ids: [1; 8].as_slice().into(), ..Record::default() };
+            let record = Record { accepted: at(10, 1), count, ids: [1 << 8; 8].as_slice().into(), ..Record::default() };
             let mut bytes = Vec::new();
             record.encode(&mut bytes);
             for script in [Script::Apply, Script::Exec] {

@@ -28,7 +28,8 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 }
 
 fn source() -> impl Strategy<Value = Record> {
-    let ids = proptest::collection::vec(1..5_u64, 0..8);
+    let id = (0..3_u64, 0..3_u64).prop_map(|(term, seq)| term << 8 | seq);
+    let ids = proptest::collection::vec(id, 0..30).prop_map(|ids| ids.into_iter().take(24).collect::<Vec<_>>());
     (ballot(), any::<Option<[u8; 5]>>(), proptest::option::of(ballot()), ids, any::<(bool, bool, bool)>()).prop_map(
         |(accepted, prior, promised, ids, (tombstone, expires, transferred))| {
             let count = u32::try_from(ids.len()).unwrap();
@@ -42,8 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => ballot().prop_map(Step::Blind),
         2 => ballot().prop_map(Step::Prepare),
-        3 => (proptest::option::of(ballot()), ballot(), 1..100_u64)
-            .prop_map(|(base, ballot, op)| Step::Apply { base, ballot, op }),
+        3 => (proptest::option::of(ballot()), ballot(), 0..40_u64, 0..3_u64)
+            .prop_map(|(base, ballot, term, seq)| Step::Apply { base, ballot, op: term << 8 | seq }),
         2 => (source(), any::<bool>()).prop_map(|(source, proposal)| Step::State { source, proposal }),
     ]
 }
@@ -72,9 +73,16 @@ fn expected(old: &Record, step: &Step) -> (char, Record) {
             let mut ids = old.ids.clone();
             if old.is_blind() {
                 ids.push(old.accepted.id);
+            } else if ids.last().is_some_and(|last| last >> 8 == op >> 8) {
+                ids.pop();
+                ids.push(*op);
+                return (
+                    'A',
+                    Record { accepted: *ballot, prior: old.prior, count: old.count, ids, ..Record::default() },
+                );
             }
             ids.push(*op);
-            if ids.len() > 8 {
+            if ids.len() > 24 {
                 ids.remove(0);
             }
             let (accepted, prior, count) = (*ballot, old.prior, old.count + 1);
@@ -92,7 +100,8 @@ fn expected(old: &Record, step: &Step) -> (char, Record) {
             }
             // A lineage that the store's own state is part of began before it.
             let last = old.ids.last().copied().unwrap_or(old.accepted.id);
-            let grown = !source.ids.is_empty() && !old.accepted.is_zero() && source.ids.contains(&last);
+            let builds = |id: &u64| id >> 8 == last >> 8 && *id >= last;
+            let grown = !source.ids.is_empty() && !old.accepted.is_zero() && source.ids.iter().any(builds);
             let keeps = source.is_blind() && keeps(source.accepted) || grown;
             let prior = if keeps { old.prior } else { prior(old.accepted) };
             ('1', Record { prior, promised: None, transferred: true, ..source.clone() })

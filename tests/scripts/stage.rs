@@ -209,6 +209,18 @@ impl Stage {
         self.run(Script::Blind, &[key.into(), record_key(key)], args)
     }
 
+    /// With the time for which others are left alone.
+    pub(crate) fn blind_within(&mut self, key: &str, ballot: Ballot, fresh_ms: u64) -> Value {
+        let args = words![ballot.encode(), GRACE_MS.to_string(), "SET", "v", "", fresh_ms.to_string()];
+        self.run(Script::Blind, &[key.into(), record_key(key)], args)
+    }
+
+    /// The same.
+    pub(crate) fn prepare_within(&mut self, key: &str, term: Term, fresh_ms: u64) -> Value {
+        let args = words![term.encode(), TOMBSTONE_MS.to_string(), fresh_ms.to_string()];
+        self.run(Script::Prepare, &[record_key(key), key.into()], args)
+    }
+
     pub(crate) fn prepare(&mut self, keys: &[&str], term: Term) -> Value {
         let mut names: Vec<Vec<u8>> = keys.iter().map(|key| record_key(key)).collect();
         names.extend(keys.iter().map(|key| key.as_bytes().to_vec()));

@@ -8,7 +8,7 @@
 //! | 18 | the accepted ballot | always |
 //! | 5 | prior: the low bytes of a hybrid time | flag 4 |
 //! | 16 | the promised term | flag 2 |
-//! | 4 + 8 each | the number of terms of updates since the last blind write; the last eight of them | flag 8 |
+//! | 4 + 8 each | the number of terms of updates since the last blind write; the last 24 of them | flag 8 |
 //!
 //! A term stands there by the id of its last operation: those of a term build on each other, so that one has all before
 //! it in it, and a writer that goes on does not push out who else was there.
@@ -19,8 +19,14 @@ use smallvec::SmallVec;
 
 use super::ballot::{BALLOT_BYTES, Ballot, OpId, TERM_BYTES, Term, writer};
 
-/// How many operations a record remembers by their ids.
-pub const OPERATIONS_MAX: usize = 8;
+/// How many terms a record remembers. Who writes alone needs one; where many writers meet, so many may come between the
+/// try of one of them and the moment when it looks what became of it.
+pub const OPERATIONS_MAX: usize = 24;
+
+/// Ids of operations.
+pub type Operations = SmallVec<[u64; 8]>;
+
+const TERMS_MAX: u32 = 24;
 
 const TOMBSTONE: u8 = 1;
 const PROMISED: u8 = 2;
@@ -56,7 +62,7 @@ pub struct Record {
     pub count: u32,
     /// The ids of the last operation of each of the last terms, oldest first: the updates, before them the blind write.
     /// Empty after a blind write, whose id is in its ballot.
-    pub ids: SmallVec<[u64; OPERATIONS_MAX]>,
+    pub ids: Operations,
 }
 
 /// Why bytes are no record.
@@ -181,7 +187,7 @@ impl Record {
     }
 
     /// The last operations of the state that it speaks of, as far as it remembers them, the blind write included.
-    pub fn operations(&self) -> SmallVec<[u64; OPERATIONS_MAX]> {
+    pub fn operations(&self) -> Operations {
         if self.is_blind() { std::iter::once(self.accepted.op_id().0).collect() } else { self.ids.clone() }
     }
 
@@ -227,18 +233,18 @@ impl Record {
 
     /// Whether all terms after that many are still among the ids.
     pub fn remembers_updates_since(&self, count: u32) -> bool {
-        // Eight are; the ninth would push the first one out.
-        self.count < 8 || self.count.saturating_sub(count) < 8
+        // So many are; the next would push the first one out.
+        self.count < TERMS_MAX || self.count.saturating_sub(count) < TERMS_MAX
     }
 
     /// Whether a blind write under `ballot` may have been here and left no trace. Blind writes of one writer that follow
-    /// each other leave none but that of the last, which begins the lineage and is forgotten after seven terms.
+    /// each other leave none but that of the last, which begins the lineage and is forgotten after so many terms.
     fn hides_blind(&self, ballot: Ballot) -> bool {
         let ids = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         let start = match ids.checked_sub(self.count) {
             Some(0) if self.is_blind() => Some(self.accepted.id),
-            // As many ids as terms: the lineage began with a missing key, unless eight of eight are updates.
-            Some(0) if ids < 8 => None,
+            // As many ids as terms: the lineage began with a missing key, unless all that fit are updates.
+            Some(0) if ids < TERMS_MAX => None,
             // The blind write stands before its updates.
             Some(1) => self.ids.first().copied(),
             _ => return true,

@@ -4,9 +4,10 @@ use smallvec::smallvec;
 use super::*;
 
 const NUMBER_BITS: u32 = 24;
+const SEQ_BITS: u32 = 8;
 
 fn ballot(hlc: u64, writer: u64, number: u64) -> Ballot {
-    Ballot { hlc, id: writer << NUMBER_BITS | number, seq: 0 }
+    Ballot { hlc, id: writer << NUMBER_BITS | number << SEQ_BITS, seq: 0 }
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
@@ -38,7 +39,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         if let Ok(record) = Record::decode(&bytes) {
-            prop_assert!(!record.never_accepted(record.accepted, OpId(1), 3));
+            prop_assert!(!record.never_accepted(record.accepted, 3));
         }
     }
 
@@ -75,28 +76,60 @@ fn other_bytes_are_no_record() {
         assert_eq!(Record::decode(&whole[..length]), Err(RecordError::Length(length)));
     }
     assert_eq!(Record::decode(&[0; 20]), Err(RecordError::Length(20)));
-    assert_eq!(Record::decode(&[&whole[..], &[1; 64]].concat()), Err(RecordError::Length(whole.len() + 64)));
+    assert_eq!(Record::decode(&[&whole[..], &[1; 192]].concat()), Err(RecordError::Length(whole.len() + 192)));
     assert_eq!(Record::decode(&[&[64][..], &[0; 18]].concat()), Err(RecordError::Flags(64)));
 }
 
 #[test]
 fn what_a_record_contains() {
     let blind = Record { accepted: ballot(10, 1, 7), ..Record::default() };
-    assert!(blind.is_blind() && blind.contains(blind.accepted.op_id()) && !blind.contains(OpId(7)));
-    let updated = Record { count: 1, ids: smallvec![5, 6], ..blind };
-    assert!(!updated.is_blind() && updated.contains(OpId(5)) && updated.contains(OpId(6)));
+    assert!(blind.is_blind() && blind.contains(blind.accepted.op_id()) && !blind.contains(OpId(7 << SEQ_BITS)));
+    let updated = Record { count: 1, ids: smallvec![5 << 8, 6 << 8 | 3], ..blind };
+    assert!(!updated.is_blind() && updated.contains(OpId(5 << 8)) && updated.contains(OpId(6 << 8 | 3)));
+    assert!(updated.contains(OpId(6 << 8 | 1)), "what came before it in its term");
+    assert!(!updated.contains(OpId(6 << 8 | 4)) && !updated.contains(OpId(5 << 8 | 1)), "what came after it");
     assert!(!updated.contains(updated.accepted.op_id()));
     let zero = Record::default();
     assert!(!zero.is_blind() && !zero.contains(OpId(0)));
 }
 
-const BLIND: OpId = OpId(1 << NUMBER_BITS | 1);
-const UPDATE: OpId = OpId(99);
+#[test]
+fn what_follows_a_record() {
+    let term = ballot(20, 2, 1);
+    let first = term.next_in_term().unwrap();
+    let second = first.next_in_term().unwrap();
+    let missing = Record { promised: Some(term.term()), ..Record::default() };
+    let one = missing.followed_by(first);
+    assert_eq!(one, Record { accepted: first, count: 1, ids: smallvec![first.op_id().0], ..Record::default() });
+    let two = one.followed_by(second);
+    assert_eq!(two, Record { accepted: second, count: 1, ids: smallvec![second.op_id().0], ..Record::default() });
+    let blind = Record { accepted: ballot(10, 1, 7), prior: Some(*b"prior"), transferred: true, ..Record::default() };
+    let updated = blind.followed_by(first);
+    assert_eq!((updated.count, updated.prior, updated.transferred), (1, blind.prior, false));
+    assert_eq!(updated.ids.as_slice(), [blind.accepted.id, first.op_id().0]);
+    let renewed = blind.renewed(first);
+    assert_eq!((renewed.accepted, renewed.count, renewed.ids.as_slice()), (first, 0, &[blind.accepted.id][..]));
+    assert_eq!(Record::decode(&bytes(&renewed)), Ok(renewed));
+    let mut long = updated;
+    for number in 0..40 {
+        long = long.followed_by(ballot(30 + number, number % 2 + 3, number).next_in_term().unwrap());
+    }
+    assert_eq!((long.count, long.ids.len()), (41, OPERATIONS_MAX));
+    assert_eq!(long.renewed(ballot(100, 1, 1)).ids, long.ids);
+}
 
-/// Whether `record` never accepted operation `op` under the ballot (100, writer 1, 1), based on a record of that count.
+fn blind() -> Ballot {
+    ballot(100, 1, 1)
+}
+
+fn update() -> Ballot {
+    blind().next_in_term().unwrap()
+}
+
+/// Whether `record` never accepted what was sent under this ballot, based on a record of that count.
 #[track_caller]
-fn check(what: &str, record: &Record, op: OpId, base_count: u32, want: bool) {
-    assert_eq!(record.never_accepted(ballot(100, 1, 1), op, base_count), want, "{what}: {record:?}");
+fn check(what: &str, record: &Record, op: Ballot, base_count: u32, want: bool) {
+    assert_eq!(record.never_accepted(op, base_count), want, "{what}: {record:?}");
 }
 
 fn low(hlc: u64) -> [u8; 5] {
@@ -108,14 +141,14 @@ fn low(hlc: u64) -> [u8; 5] {
 fn never_accepted_by_accepted_and_promised() {
     let record = |accepted, promised| Record { accepted, promised, ..Record::default() };
     let term = |hlc| Some(Term { hlc, id: 5 });
-    for op in [BLIND, UPDATE] {
+    for op in [blind(), update()] {
         check("nothing here, so it may still come", &record(Ballot::default(), None), op, 0, false);
         check("something older, so it may still come", &record(ballot(50, 2, 1), None), op, 0, false);
         check("a promise below it", &record(ballot(50, 2, 1), term(60)), op, 0, false);
-        check("its own term promised", &record(ballot(50, 2, 1), Some(ballot(100, 1, 1).term())), op, 0, false);
+        check("its own term promised", &record(ballot(50, 2, 1), Some(op.term())), op, 0, false);
         check("a greater promise", &record(ballot(50, 2, 1), term(101)), op, 0, true);
         check("a greater promise, nothing else", &record(Ballot::default(), term(101)), op, 0, true);
-        check("it is here", &record(ballot(100, 1, 1), term(101)), op, 0, false);
+        check("it is here", &record(op, term(101)), op, 0, false);
         check("something newer of somebody else", &record(ballot(110, 2, 1), None), op, 0, true);
     }
 }
@@ -123,47 +156,52 @@ fn never_accepted_by_accepted_and_promised() {
 #[test]
 fn never_accepted_by_prior() {
     let record = |prior| Record { accepted: ballot(110, 2, 1), prior: Some(low(prior)), ..Record::default() };
-    for op in [BLIND, UPDATE] {
+    for op in [blind(), update()] {
         check("what was overwritten is older", &record(99), op, 0, true);
         check("what was overwritten may be it", &record(100), op, 0, false);
         check("what was overwritten is newer", &record(105), op, 0, false);
     }
 }
 
+/// Ids of so many terms, none of which is that of a try.
+fn terms(count: usize) -> Operations {
+    (1..=u64::try_from(count).unwrap()).map(|number| number << SEQ_BITS | 1).collect()
+}
+
 #[test]
 fn never_accepted_by_lineage() {
-    let record =
-        |count: u32, ids: &[u64]| Record { accepted: ballot(110, 2, 1), count, ids: ids.into(), ..Record::default() };
+    let record = |count: u32, ids: Operations| Record { accepted: ballot(110, 2, 1), count, ids, ..Record::default() };
     let start = ballot(90, 3, 1).id;
-    check("it is among the ids", &record(2, &[start, 99, 3]), UPDATE, 0, false);
-    check("all ids are known", &record(2, &[start, 2, 3]), UPDATE, 0, true);
-    check("all ids are known, the base is another lineage's", &record(2, &[start, 2, 3]), UPDATE, 50, true);
-    check("eight updates, all since the base", &record(8, &[1, 2, 3, 4, 5, 6, 7, 8]), UPDATE, 0, false);
-    check("eight updates, seven since the base", &record(8, &[1, 2, 3, 4, 5, 6, 7, 8]), UPDATE, 1, true);
-    check("many updates, seven since the base", &record(50, &[1, 2, 3, 4, 5, 6, 7, 8]), UPDATE, 43, true);
-    check("many updates, eight since the base", &record(50, &[1, 2, 3, 4, 5, 6, 7, 8]), UPDATE, 42, false);
+    let op = update();
+    check("it is among the ids", &record(2, smallvec![start, op.op_id().0, 3]), op, 0, false);
+    let later = op.next_in_term().unwrap().op_id().0;
+    check("one that builds on it is", &record(2, smallvec![start, later, 3]), op, 0, false);
+    check("all ids are known", &record(2, smallvec![start, 2, 3]), op, 0, true);
+    check("all ids are known, the base is another lineage's", &record(2, smallvec![start, 2, 3]), op, 50, true);
+    let most = OPERATIONS_MAX;
+    check("24 terms, all since the base", &record(24, terms(most)), op, 0, false);
+    check("24 terms, 23 since the base", &record(24, terms(most)), op, 1, true);
+    check("many terms, 23 since the base", &record(50, terms(most)), op, 27, true);
+    check("many terms, 24 since the base", &record(50, terms(most)), op, 26, false);
 }
 
 #[test]
 fn never_accepted_when_blind_writes_of_one_writer_follow_each_other() {
     let own = ballot(105, 1, 2);
-    let blind = |accepted| Record { accepted, ..Record::default() };
-    check("a newer blind write of the same writer hides it", &blind(own), BLIND, 0, false);
-    check("an update would have left a prior", &blind(own), UPDATE, 0, true);
-    let older = Record { promised: Some(Term { hlc: 120, id: 0 }), ..blind(ballot(90, 1, 0)) };
-    check("an older one of the same writer", &older, BLIND, 0, true);
-    let on =
-        |count: u32, ids: &[u64]| Record { accepted: ballot(110, 2, 1), count, ids: ids.into(), ..Record::default() };
-    check("an update of such a blind write", &on(1, &[own.id, 4]), BLIND, 0, false);
-    check("an update of another's blind write", &on(1, &[ballot(105, 3, 1).id, 4]), BLIND, 0, true);
-    check("updates of a missing key", &on(2, &[3, 4]), BLIND, 0, true);
-    check(
-        "seven updates of another's blind write",
-        &on(7, &[ballot(105, 3, 1).id, 1, 2, 3, 4, 5, 6, 7]),
-        BLIND,
-        0,
-        true,
-    );
-    check("after eight the first one is forgotten", &on(8, &[1, 2, 3, 4, 5, 6, 7, 8]), BLIND, 0, false);
-    check("after more as well", &on(30, &[1, 2, 3, 4, 5, 6, 7, 8]), BLIND, 0, false);
+    let plain = |accepted| Record { accepted, ..Record::default() };
+    check("a newer blind write of the same writer hides it", &plain(own), blind(), 0, false);
+    check("an update would have left a prior", &plain(own), update(), 0, true);
+    let older = Record { promised: Some(Term { hlc: 120, id: 0 }), ..plain(ballot(90, 1, 0)) };
+    check("an older one of the same writer", &older, blind(), 0, true);
+    let on = |count: u32, ids: Operations| Record { accepted: ballot(110, 2, 1), count, ids, ..Record::default() };
+    let other = ballot(105, 3, 1).id;
+    check("an update of such a blind write", &on(1, smallvec![own.id, 4]), blind(), 0, false);
+    check("an update of another's blind write", &on(1, smallvec![other, 4]), blind(), 0, true);
+    check("another's blind write under a new ballot", &on(0, smallvec![other]), blind(), 0, true);
+    check("updates of a missing key", &on(2, smallvec![3, 4]), blind(), 0, true);
+    let mut most = terms(OPERATIONS_MAX - 1);
+    most.insert(0, other);
+    check("23 terms of another's blind write", &on(23, most), blind(), 0, true);
+    check("after 24 the first one is forgotten", &on(24, terms(OPERATIONS_MAX)), blind(), 0, false);
+    check("after more as well", &on(30, terms(OPERATIONS_MAX)), blind(), 0, false);
 }

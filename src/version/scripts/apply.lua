@@ -57,7 +57,7 @@ if verb then
     return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
   end
 end
--- The lineage, which a new ballot without a command leaves as it is: the terms since the last blind write, the last eight by the ids of their last operations.
+-- The lineage, which a new ballot without a command leaves as it is: the terms since the last blind write, the last 24 by the ids of their last operations.
 local lineage
 if accepted == blank then
   lineage = '\0\0\0\1' .. ARGV[4]
@@ -77,7 +77,7 @@ else
       local n = math.min(((a * 256 + b) * 256 + d) * 256 + 256, 4294967295)
       lineage = char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
     end
-    lineage = lineage .. sub(old, #old - c >= 67 and c + 12 or c + 4) .. ARGV[4]
+    lineage = lineage .. sub(old, #old - c >= 195 and c + 12 or c + 4) .. ARGV[4]
   end
 end
 local left = redis.call('PTTL', key)

@@ -63,7 +63,7 @@ for n = 1, k do
       f = byte(old)
       if f % 8 >= 4 then at = 25 end
     end
-    -- The lineage: the terms since the last blind write, the last eight by the ids of their last operations.
+    -- The lineage: the terms since the last blind write, the last 24 by the ids of their last operations.
     local lineage
     if not old or sub(old, 2, 19) == blank then
       lineage = '\0\0\0\1' .. ARGV[3]
@@ -76,7 +76,7 @@ for n = 1, k do
       local a, b, d, e = byte(old, c, c + 3)
       local count = math.min(((a * 256 + b) * 256 + d) * 256 + e + 1, 4294967295)
       lineage = char(floor(count / 16777216), floor(count / 65536) % 256, floor(count / 256) % 256, count % 256)
-        .. sub(old, #old - c >= 67 and c + 12 or c + 4) .. ARGV[3]
+        .. sub(old, #old - c >= 195 and c + 12 or c + 4) .. ARGV[3]
     end
     local left = redis.call('PTTL', key)
     local flags = 8 + (at == 25 and 4 or 0) + (left == -2 and 1 or 0) + (left >= 0 and 16 or 0)
