@@ -258,11 +258,47 @@ fn same_as_brute<M: Model>(history: &[Operation<M::Op, M::Result>]) -> bool {
     right
 }
 
+/// Something to ask of a key of any type, and an answer that may be right.
+fn any_verb(random: &mut Rng) -> (Verb, Answer) {
+    let word = |random: &mut Rng| random.u8(b'1'..=b'2').to_string().into_bytes();
+    let words = |random: &mut Rng| {
+        let mut words: Vec<_> = (0..random.usize(..3)).map(|_| word(random)).collect();
+        words.sort();
+        words.dedup();
+        Answer::Items(words)
+    };
+    let number = |random: &mut Rng| Answer::Number(random.i64(..3));
+    match random.u8(..10) {
+        0 => (Verb::Set(word(random)), Answer::Ok),
+        1 => (Verb::Get, if random.bool() { Answer::Nil } else { Answer::Bytes(word(random)) }),
+        2 => (Verb::Del, number(random)),
+        3 => (Verb::Incr, if random.bool() { Answer::Refused } else { number(random) }),
+        4 => (Verb::RPush(word(random)), number(random)),
+        5 => (Verb::LRange, words(random)),
+        6 | 7 => (Verb::SAdd(word(random)), number(random)),
+        8 => (Verb::SPop, if random.bool() { Answer::Nil } else { Answer::Bytes(word(random)) }),
+        _ => (Verb::SMembers, words(random)),
+    }
+}
+
+/// The same of one type: more of it fits.
+fn any_set_verb(random: &mut Rng) -> (Verb, Answer) {
+    let word = |random: &mut Rng| random.u8(b'1'..=b'2').to_string().into_bytes();
+    match random.u8(..8) {
+        0 | 1 => (Verb::SAdd(word(random)), Answer::Number(random.i64(..2))),
+        2 => (Verb::SPop, Answer::Bytes(word(random))),
+        3 => (Verb::Del, Answer::Number(random.i64(..2))),
+        4 => (Verb::SMembers, Answer::Items(vec![word(random)])),
+        5 => (Verb::SMembers, Answer::Items(vec![b"49".to_vec(), b"50".to_vec()])),
+        _ => (Verb::SMembers, Answer::Items(Vec::new())),
+    }
+}
+
 #[test]
 fn the_search_agrees_with_the_definition() {
     const HISTORIES: usize = 4_000;
     let mut random = Rng::with_seed(17);
-    let mut fine = [0; 2];
+    let mut fine = [0; 4];
     for _ in 0..HISTORIES {
         let register = random_history(&mut random, |random| {
             let value = random.u32(..3);
@@ -273,6 +309,8 @@ fn the_search_agrees_with_the_definition() {
             if random.bool() { (CounterOp::Increment, random.i64(1..4)) } else { (CounterOp::Read, random.i64(..3)) }
         });
         fine[1] += usize::from(same_as_brute::<Counter>(&counter));
+        fine[2] += usize::from(same_as_brute::<RedisKey>(&random_history(&mut random, any_verb)));
+        fine[3] += usize::from(same_as_brute::<RedisKey>(&random_history(&mut random, any_set_verb)));
     }
     // Both verdicts have to be common, or nothing was compared.
     for fine in fine {

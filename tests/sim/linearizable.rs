@@ -1,18 +1,23 @@
 //! Is there an order of the operations that a single copy could have executed, and that respects what came before what?
 //!
-//! The search of Wing and Gong with the memory of Lowe ("Testing for linearizability", 2017): place any operation that
-//! was called before the first unplaced answer, and never visit the same (placed operations, state) twice. An unknown
-//! operation may be placed at any point after its call, and need not be placed at all; a failed one never is.
+//! The search goes along the answers in their order and keeps every state that the copy may be in, with the operations
+//! under way that it has executed by then; at an answer, whoever has not executed that operation executes others and
+//! then it (Lowe, "Testing for linearizability", 2017, calls that just in time). An unknown operation may be executed at
+//! any point after its call, and need not be at all; a failed one never is.
+//!
+//! Unknown operations are what makes a search long: they stay open to the end. So of two ways to one state the one that
+//! has used fewer of them is kept; of several that are alike the first is used first; and none is executed before one
+//! with which it could change places: it can wait.
 
-use std::collections::HashSet;
-use std::hash::Hash;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use crate::history::{End, Operation};
 
 /// What a single copy does.
 pub(crate) trait Model {
     type State: Clone + Eq + Hash;
-    type Op;
+    type Op: PartialEq;
     type Result;
 
     /// The state before the first operation.
@@ -37,15 +42,67 @@ pub(crate) enum Verdict {
 /// Most operations on one key: they are bits of a word.
 const OPERATIONS_MAX: usize = 128;
 
-/// Most pairs that are remembered.
-const VISITED_MAX: usize = 200_000;
+/// Most steps of one search.
+const VISITED_MAX: usize = 300_000;
+
+/// A quick hash of small numbers: nobody sends them to do harm.
+#[derive(Default)]
+struct Quick(u64);
+
+impl Hasher for Quick {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type QuickMap<K, V> = HashMap<K, V, BuildHasherDefault<Quick>>;
+type QuickSet<K> = HashSet<K, BuildHasherDefault<Quick>>;
+
+/// Names a state that was seen.
+type StateId = u32;
+
+/// A state of the copy, and which operations brought it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    state: StateId,
+    /// Answered operations that are under way and done.
+    done: u128,
+    /// Unknown ones that are done.
+    used: u128,
+    /// The last one, if it is an unknown one, and the state before it.
+    last: Option<(usize, StateId)>,
+}
 
 struct Search<'a, M: Model> {
     /// In the order of their calls, without those that do not matter.
     operations: Vec<&'a Operation<M::Op, M::Result>>,
     answered: u128,
-    visited: HashSet<(u128, M::State)>,
-    placed_max: u32,
+    /// For each unknown one the first that is like it.
+    kinds: Vec<usize>,
+    states: Vec<M::State>,
+    ids: QuickMap<M::State, StateId>,
+    steps: QuickMap<(StateId, usize), Vec<StateId>>,
+    visited: usize,
 }
 
 /// Checks the operations on one key.
@@ -53,60 +110,145 @@ pub(crate) fn check<M: Model>(operations: &[Operation<M::Op, M::Result>]) -> Ver
     let mut left: Vec<_> = operations.iter().filter(|operation| !matches!(operation.end, End::Failed)).collect();
     left.sort_by_key(|operation| operation.call);
     assert!(left.len() <= OPERATIONS_MAX, "{} operations on one key", left.len());
-    let bit = |(place, operation): (usize, &&Operation<M::Op, M::Result>)| match operation.end {
-        End::Answered { .. } => 1_u128 << place,
-        End::Unknown | End::Failed => 0,
-    };
-    let answered = left.iter().enumerate().map(bit).sum();
-    let mut search = Search::<M> { operations: left, answered, visited: HashSet::new(), placed_max: 0 };
-    match search.place(0, &M::start()) {
-        Some(true) => Verdict::Linearizable,
-        Some(false) => Verdict::Violation { placed: search.placed_max },
-        None => Verdict::Undecided,
-    }
+    Search::<M>::new(left).run()
 }
 
-impl<M: Model> Search<'_, M> {
-    /// Whether the rest can be placed after those in `done`. None: too much to look at.
-    fn place(&mut self, done: u128, state: &M::State) -> Option<bool> {
-        self.placed_max = self.placed_max.max((done & self.answered).count_ones());
-        if done & self.answered == self.answered {
-            return Some(true);
+/// The places that are set in a word.
+fn bits(mut word: u128) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = word.trailing_zeros() as usize;
+        word &= word.wrapping_sub(1);
+        (place < OPERATIONS_MAX).then_some(place)
+    })
+}
+
+impl<'a, M: Model> Search<'a, M> {
+    fn new(operations: Vec<&'a Operation<M::Op, M::Result>>) -> Self {
+        let is_answered = |operation: &Operation<M::Op, M::Result>| matches!(operation.end, End::Answered { .. });
+        let bit = |(place, operation): (usize, &&_)| if is_answered(operation) { 1_u128 << place } else { 0 };
+        let answered = operations.iter().enumerate().map(bit).sum();
+        let kind = |place: usize| {
+            let alike =
+                |other: &usize| !is_answered(operations[*other]) && operations[*other].op == operations[place].op;
+            (0..place).find(alike).unwrap_or(place)
+        };
+        let kinds = (0..operations.len()).map(kind).collect();
+        let (states, ids, steps) = (Vec::new(), QuickMap::default(), QuickMap::default());
+        Self { operations, answered, kinds, states, ids, steps, visited: 0 }
+    }
+
+    fn run(mut self) -> Verdict {
+        let mut answers: Vec<(u64, usize)> = Vec::new();
+        for (place, operation) in self.operations.iter().enumerate() {
+            if let End::Answered { at, .. } = &operation.end {
+                answers.push((*at, place));
+            }
         }
-        if !self.visited.insert((done, state.clone())) {
-            return Some(false);
+        answers.sort_unstable();
+        let start = self.id(M::start());
+        let mut frontier = vec![Place { state: start, done: 0, used: 0, last: None }];
+        let mut over = 0_u128;
+        for (nth, (at, place)) in answers.into_iter().enumerate() {
+            let called = self.operations.iter().take_while(|operation| operation.call < at).count();
+            let called = if called == OPERATIONS_MAX { u128::MAX } else { (1 << called) - 1 };
+            let Some(next) = self.answer(place, called & !over, &frontier) else { return Verdict::Undecided };
+            if next.is_empty() {
+                return Verdict::Violation { placed: u32::try_from(nth).expect("a small number") };
+            }
+            over |= 1 << place;
+            frontier = next;
         }
-        if self.visited.len() > VISITED_MAX {
-            return None;
-        }
-        let (answered, open) = (self.answered, self.open(done));
-        // Answered ones first: most unknown ones never took effect, and each that is placed early doubles the search.
-        for known in [true, false] {
-            for place in open.iter().copied().filter(|place| (answered >> place & 1 == 1) == known) {
-                let operation = self.operations[place];
-                let result = match &operation.end {
-                    End::Answered { result, .. } => Some(result),
-                    End::Unknown | End::Failed => None,
-                };
-                for next in M::step(state, &operation.op, result) {
-                    // An unknown operation that changes nothing may as well not have happened.
-                    if (known || next != *state) && self.place(done | 1 << place, &next)? {
-                        return Some(true);
+        Verdict::Linearizable
+    }
+
+    /// Where the copy may be when the operation in a place has its answer. None: too much to look at.
+    fn answer(&mut self, place: usize, open: u128, frontier: &[Place]) -> Option<Vec<Place>> {
+        let bit = 1_u128 << place;
+        let mut after: QuickMap<(StateId, u128), Vec<u128>> = QuickMap::default();
+        let mut seen: QuickSet<Place> = QuickSet::default();
+        let mut left: Vec<Place> = frontier.to_vec();
+        while let Some(here) = left.pop() {
+            if here.done & bit != 0 {
+                let ways = after.entry((here.state, here.done & !bit)).or_default();
+                if ways.iter().all(|way| way & here.used != *way) {
+                    ways.retain(|way| way & here.used != here.used);
+                    ways.push(here.used);
+                }
+                continue;
+            }
+            self.visited += 1;
+            if self.visited > VISITED_MAX {
+                return None;
+            }
+            for next in bits(open & !here.done & !here.used) {
+                if self.is_behind_its_like(next, open & !here.used) {
+                    continue;
+                }
+                for state in self.step(here.state, next) {
+                    if let Some(place) = self.placed(here, next, state).filter(|place| seen.insert(*place)) {
+                        left.push(place);
                     }
                 }
             }
         }
-        Some(false)
+        let of = |((state, done), ways): ((StateId, u128), Vec<u128>)| {
+            ways.into_iter().map(move |used| Place { state, done, used, last: None })
+        };
+        Some(after.into_iter().flat_map(of).collect())
     }
 
-    /// The operations that may come next: called before the first answer among those not placed.
-    fn open(&self, done: u128) -> Vec<usize> {
-        let undone = || self.operations.iter().enumerate().filter(move |(place, _)| done >> place & 1 == 0);
-        let first = undone().filter_map(|(_, operation)| match operation.end {
-            End::Answered { at, .. } => Some(at),
+    /// Whether an unknown operation that is like this one and came before it could be used as well.
+    fn is_behind_its_like(&self, place: usize, free: u128) -> bool {
+        let is_unknown = |place: usize| self.answered >> place & 1 == 0;
+        let kind = self.kinds[place];
+        is_unknown(place) && bits(free & ((1 << place) - 1)).any(|other| is_unknown(other) && self.kinds[other] == kind)
+    }
+
+    /// Where the copy is when it has executed one more; none if there is no need to look at that.
+    fn placed(&mut self, here: Place, next: usize, state: StateId) -> Option<Place> {
+        let bit = 1_u128 << next;
+        let is_known = self.answered & bit != 0;
+        // An unknown operation that changes nothing may as well not have happened.
+        if !is_known && state == here.state {
+            return None;
+        }
+        if let Some((unknown, before)) = here.last
+            && (is_known || self.kinds[unknown] > self.kinds[next])
+        {
+            for between in self.step(before, next) {
+                if self.step(between, unknown).contains(&state) {
+                    return None; // In the other order it is the same.
+                }
+            }
+        }
+        Some(if is_known {
+            Place { state, done: here.done | bit, used: here.used, last: None }
+        } else {
+            Place { state, done: here.done, used: here.used | bit, last: Some((next, here.state)) }
+        })
+    }
+
+    fn step(&mut self, state: StateId, place: usize) -> Vec<StateId> {
+        if let Some(next) = self.steps.get(&(state, place)) {
+            return next.clone();
+        }
+        let operation = self.operations[place];
+        let result = match &operation.end {
+            End::Answered { result, .. } => Some(result),
             End::Unknown | End::Failed => None,
-        });
-        let first = first.min().unwrap_or(u64::MAX);
-        undone().filter(|(_, operation)| operation.call < first).map(|(place, _)| place).collect()
+        };
+        let next = M::step(&self.states[state as usize], &operation.op, result);
+        let next: Vec<StateId> = next.into_iter().map(|state| self.id(state)).collect();
+        self.steps.insert((state, place), next.clone());
+        next
+    }
+
+    fn id(&mut self, state: M::State) -> StateId {
+        let new = StateId::try_from(self.states.len()).expect("fewer than the budget");
+        let states = &mut self.states;
+        *self.ids.entry(state).or_insert_with_key(|state| {
+            states.push(state.clone());
+            new
+        })
     }
 }
