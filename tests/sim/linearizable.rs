@@ -1,15 +1,15 @@
 //! Is there an order of the operations that a single copy could have executed, and that respects what came before what?
 //!
-//! The search goes along the answers in their order and keeps every state that the copy may be in, with the operations
-//! under way that it has executed by then; at an answer, whoever has not executed that operation executes others and
-//! then it (Lowe, "Testing for linearizability", 2017, calls that just in time). An unknown operation may be executed at
-//! any point after its call, and need not be at all; a failed one never is.
+//! The search goes along the answers in their order: whoever has not executed the operation that is answered next
+//! executes others and then it (Lowe, "Testing for linearizability", 2017, calls that just in time). An unknown operation
+//! may be executed at any point after its call, and need not be at all; a failed one never is.
 //!
-//! Unknown operations are what makes a search long: they stay open to the end. So of two ways to one state the one that
-//! has used fewer of them is kept; of several that are alike the first is used first; and none is executed before one
-//! with which it could change places: it can wait.
+//! Unknown operations are what makes a search long: they stay open to the end. So whoever has come farthest goes on, and
+//! of those who has used the fewest of them; of two ways to one state only the one that has used fewer is kept; of several
+//! that are alike the first is used first; and none is executed before one with which it could change places: it can wait.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use crate::history::{End, Operation};
@@ -82,10 +82,12 @@ type QuickSet<K> = HashSet<K, BuildHasherDefault<Quick>>;
 type StateId = u32;
 
 /// A state of the copy, and which operations brought it there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Place {
+    /// So many answers have been explained.
+    answers: usize,
     state: StateId,
-    /// Answered operations that are under way and done.
+    /// Operations that are done before their answer comes.
     done: u128,
     /// Unknown ones that are done.
     used: u128,
@@ -102,7 +104,13 @@ struct Search<'a, M: Model> {
     states: Vec<M::State>,
     ids: QuickMap<M::State, StateId>,
     steps: QuickMap<(StateId, usize), Vec<StateId>>,
-    visited: usize,
+    /// The answers in their order: which operation, and which ones were called before.
+    answers: Vec<(usize, u128)>,
+    /// Where there is still something to look for.
+    left: BinaryHeap<(usize, Reverse<u32>, usize, Place)>,
+    seen: QuickSet<Place>,
+    /// The fewest unknown operations with which a place right behind an answer was reached.
+    ways: QuickMap<(usize, StateId, u128), Vec<u128>>,
 }
 
 /// Checks the operations on one key.
@@ -133,68 +141,79 @@ impl<'a, M: Model> Search<'a, M> {
             (0..place).find(alike).unwrap_or(place)
         };
         let kinds = (0..operations.len()).map(kind).collect();
-        let (states, ids, steps) = (Vec::new(), QuickMap::default(), QuickMap::default());
-        Self { operations, answered, kinds, states, ids, steps, visited: 0 }
-    }
-
-    fn run(mut self) -> Verdict {
         let mut answers: Vec<(u64, usize)> = Vec::new();
-        for (place, operation) in self.operations.iter().enumerate() {
+        for (place, operation) in operations.iter().enumerate() {
             if let End::Answered { at, .. } = &operation.end {
                 answers.push((*at, place));
             }
         }
         answers.sort_unstable();
-        let start = self.id(M::start());
-        let mut frontier = vec![Place { state: start, done: 0, used: 0, last: None }];
         let mut over = 0_u128;
-        for (nth, (at, place)) in answers.into_iter().enumerate() {
-            let called = self.operations.iter().take_while(|operation| operation.call < at).count();
-            let called = if called == OPERATIONS_MAX { u128::MAX } else { (1 << called) - 1 };
-            let Some(next) = self.answer(place, called & !over, &frontier) else { return Verdict::Undecided };
-            if next.is_empty() {
-                return Verdict::Violation { placed: u32::try_from(nth).expect("a small number") };
-            }
+        let open = |(at, place): (u64, usize)| {
+            let called = operations.iter().enumerate().filter(|(_, operation)| operation.call < at);
+            let open = called.fold(0, |open, (place, _)| open | 1 << place) & !over;
             over |= 1 << place;
-            frontier = next;
+            (place, open)
+        };
+        let answers = answers.into_iter().map(open).collect();
+        Self {
+            operations,
+            answered,
+            kinds,
+            states: Vec::new(),
+            ids: QuickMap::default(),
+            steps: QuickMap::default(),
+            answers,
+            left: BinaryHeap::new(),
+            seen: QuickSet::default(),
+            ways: QuickMap::default(),
         }
-        Verdict::Linearizable
     }
 
-    /// Where the copy may be when the operation in a place has its answer. None: too much to look at.
-    fn answer(&mut self, place: usize, open: u128, frontier: &[Place]) -> Option<Vec<Place>> {
-        let bit = 1_u128 << place;
-        let mut after: QuickMap<(StateId, u128), Vec<u128>> = QuickMap::default();
-        let mut seen: QuickSet<Place> = QuickSet::default();
-        let mut left: Vec<Place> = frontier.to_vec();
-        while let Some(here) = left.pop() {
-            if here.done & bit != 0 {
-                let ways = after.entry((here.state, here.done & !bit)).or_default();
-                if ways.iter().all(|way| way & here.used != *way) {
-                    ways.retain(|way| way & here.used != here.used);
-                    ways.push(here.used);
-                }
-                continue;
-            }
-            self.visited += 1;
-            if self.visited > VISITED_MAX {
-                return None;
+    fn run(mut self) -> Verdict {
+        let start = self.id(M::start());
+        self.go_on(Place { answers: 0, state: start, done: 0, used: 0, last: None });
+        let mut farthest = 0;
+        while let Some((_, _, _, here)) = self.left.pop() {
+            farthest = farthest.max(here.answers);
+            let Some((_, open)) = self.answers.get(here.answers).copied() else { return Verdict::Linearizable };
+            if self.seen.len() > VISITED_MAX {
+                return Verdict::Undecided;
             }
             for next in bits(open & !here.done & !here.used) {
                 if self.is_behind_its_like(next, open & !here.used) {
                     continue;
                 }
                 for state in self.step(here.state, next) {
-                    if let Some(place) = self.placed(here, next, state).filter(|place| seen.insert(*place)) {
-                        left.push(place);
+                    if let Some(place) = self.placed(here, next, state) {
+                        self.go_on(place);
                     }
                 }
             }
         }
-        let of = |((state, done), ways): ((StateId, u128), Vec<u128>)| {
-            ways.into_iter().map(move |used| Place { state, done, used, last: None })
-        };
-        Some(after.into_iter().flat_map(of).collect())
+        Verdict::Violation { placed: u32::try_from(farthest).expect("a small number") }
+    }
+
+    /// Looks on from a place, unless there is a better way to it.
+    fn go_on(&mut self, mut place: Place) {
+        let before = place.answers;
+        while let Some((answered, _)) = self.answers.get(place.answers)
+            && place.done >> answered & 1 == 1
+        {
+            place.done &= !(1 << answered);
+            place.answers += 1;
+        }
+        if place.answers > before {
+            let ways = self.ways.entry((place.answers, place.state, place.done)).or_default();
+            if ways.iter().any(|way| way & place.used == *way) {
+                return;
+            }
+            ways.retain(|way| way & place.used != place.used);
+            ways.push(place.used);
+        }
+        if self.seen.insert(place) {
+            self.left.push((place.answers, Reverse(place.used.count_ones()), self.seen.len(), place));
+        }
     }
 
     /// Whether an unknown operation that is like this one and came before it could be used as well.
@@ -222,9 +241,9 @@ impl<'a, M: Model> Search<'a, M> {
             }
         }
         Some(if is_known {
-            Place { state, done: here.done | bit, used: here.used, last: None }
+            Place { state, done: here.done | bit, last: None, ..here }
         } else {
-            Place { state, done: here.done, used: here.used | bit, last: Some((next, here.state)) }
+            Place { state, used: here.used | bit, last: Some((next, here.state)), ..here }
         })
     }
 
