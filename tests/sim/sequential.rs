@@ -139,8 +139,9 @@ impl Model for Set {
 /// One key of a store and the verbs that the simulations send.
 pub(crate) struct RedisKey;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Value {
+    #[default]
     None,
     Text(Vec<u8>),
     List(Vec<Vec<u8>>),

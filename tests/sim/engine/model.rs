@@ -1,7 +1,8 @@
 //! What one copy of each key does, for all verbs that the clients of the engine send.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::history::{End, Operation};
 use crate::linearizable::Model;
 use crate::sequential::{Answer, RedisKey, Value, Verb};
 
@@ -12,8 +13,15 @@ pub(crate) enum Ask {
     Plain(Verb),
     GetDel,
     SetNx(Vec<u8>),
-    /// The other half of `RENAME`: the key is gone, and its value is the other key's.
+    /// `RENAME`: the key is gone, and its value is the other key's.
     Rename(usize),
+    /// The parts of a `RENAME` whose outcome is unknown: each key may have got its half, at different times, or not. First
+    /// the value is taken as it is,
+    Take(usize),
+    /// then the key may go,
+    Leave(usize),
+    /// and the other key may get the value.
+    Arrive(usize, usize),
 }
 
 impl Ask {
@@ -34,6 +42,7 @@ impl Ask {
             Self::GetDel => words(&[b"GETDEL", key]),
             Self::SetNx(value) => words(&[b"SET", key, value, b"NX"]),
             Self::Rename(_) => words(&[b"RENAME", key, other]),
+            Self::Take(_) | Self::Leave(_) | Self::Arrive(..) => panic!("nobody asks for half a move"),
         }
     }
 }
@@ -57,7 +66,9 @@ impl Model for OneKey {
             (Ask::GetDel, Value::Text(text)) => (Value::None, Answer::Bytes(text.clone())),
             (Ask::SetNx(value), Value::None) => (Value::Text(value.clone()), Answer::Ok),
             (Ask::SetNx(_), _) => (state.clone(), Answer::Nil),
-            (Ask::GetDel | Ask::Rename(_), _) => (state.clone(), Answer::Refused),
+            (Ask::GetDel | Ask::Rename(_) | Ask::Take(_) | Ask::Leave(_) | Ask::Arrive(..), _) => {
+                (state.clone(), Answer::Refused)
+            }
         };
         if result.is_none_or(|seen| *seen == answer) { vec![next] } else { Vec::new() }
     }
@@ -66,35 +77,66 @@ impl Model for OneKey {
 /// All keys together, where some verbs have two.
 pub(crate) struct AllKeys;
 
+/// What all keys hold, and what moves that may be half done have taken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct World {
+    keys: [Value; 2],
+    taken: BTreeMap<usize, Value>,
+}
+
 impl Model for AllKeys {
-    type State = Vec<Value>;
+    type State = World;
     /// The key, and what is asked of it.
     type Op = (usize, Ask);
     type Result = Answer;
 
-    fn start() -> Vec<Value> {
-        vec![Value::None; 4]
+    fn start() -> World {
+        World::default()
     }
 
-    fn step(state: &Vec<Value>, (key, ask): &(usize, Ask), result: Option<&Answer>) -> Vec<Vec<Value>> {
+    fn step(state: &World, (key, ask): &(usize, Ask), result: Option<&Answer>) -> Vec<World> {
         let with = |value: Value| {
             let mut next = state.clone();
-            next[*key] = value;
+            next.keys[*key] = value;
             next
         };
-        let Ask::Rename(other) = ask else {
-            return OneKey::step(&state[*key], ask, result).into_iter().map(with).collect();
-        };
-        let (next, answer) = match &state[*key] {
-            Value::None => (state.clone(), Answer::Refused),
-            value => {
+        let (next, answer) = match (ask, &state.keys[*key]) {
+            (Ask::Rename(_), Value::None) => (state.clone(), Answer::Refused),
+            (Ask::Rename(other), value) => {
                 let mut next = with(Value::None);
-                next[*other] = value.clone();
+                next.keys[*other] = value.clone();
                 (next, Answer::Ok)
             }
+            (Ask::Take(_), Value::None) => return Vec::new(),
+            (Ask::Take(of), value) => {
+                let mut next = state.clone();
+                next.taken.insert(*of, value.clone());
+                return vec![next];
+            }
+            (Ask::Leave(of), _) if state.taken.contains_key(of) => return vec![with(Value::None)],
+            (Ask::Arrive(of, other), _) => {
+                let Some(value) = state.taken.get(of) else { return Vec::new() };
+                let mut next = state.clone();
+                next.keys[*other] = value.clone();
+                return vec![next];
+            }
+            (Ask::Leave(_), _) => return Vec::new(),
+            (_, value) => return OneKey::step(value, ask, result).into_iter().map(with).collect(),
         };
         if result.is_none_or(|seen| *seen == answer) { vec![next] } else { Vec::new() }
     }
+}
+
+/// Moves of unknown outcome in their parts: what is promised is promised of each key.
+pub(crate) fn in_parts(operations: &[Operation<(usize, Ask), Answer>]) -> Vec<Operation<(usize, Ask), Answer>> {
+    let parts = |(nth, operation): (usize, &Operation<(usize, Ask), Answer>)| match (&operation.op, &operation.end) {
+        ((key, Ask::Rename(other)), End::Unknown) => {
+            let part = |ask| Operation { op: (*key, ask), ..operation.clone() };
+            vec![part(Ask::Take(nth)), part(Ask::Leave(nth)), part(Ask::Arrive(nth, *other))]
+        }
+        _ => vec![operation.clone()],
+    };
+    operations.iter().enumerate().flat_map(parts).collect()
 }
 
 /// Reads a reply in RESP2; none of an error that is not of the model.
