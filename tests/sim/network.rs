@@ -96,6 +96,25 @@ impl Faults {
     }
 }
 
+/// How often what went wrong in one run.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counts {
+    pub(crate) messages: u64,
+    /// Messages that took as long as `slow_us` allows.
+    pub(crate) slow: u64,
+    /// Connections that broke, and requests and replies that were lost with them or for themselves.
+    pub(crate) cuts: u64,
+    pub(crate) lost: u64,
+    /// Requests that a store executed after their connection was gone: what came later may have been before them.
+    pub(crate) late: u64,
+    pub(crate) doubled: u64,
+    /// Messages that waited for a store, or for a proxy, that stood still.
+    pub(crate) stalled: u64,
+    pub(crate) crashes: u64,
+    pub(crate) restarts: u64,
+    pub(crate) wipes: u64,
+}
+
 /// What the driver is told.
 #[derive(Debug)]
 pub(crate) enum Happening<R> {
@@ -184,6 +203,7 @@ pub(crate) struct Network<S: Store> {
     handled: u64,
     random: Rng,
     faults: Faults,
+    counts: Counts,
     trace: Option<Vec<String>>,
 }
 
@@ -205,6 +225,7 @@ impl<S: Store> Network<S> {
             handled: 0,
             random,
             faults,
+            counts: Counts::default(),
             trace: None,
         };
         network.plan_faults();
@@ -218,6 +239,10 @@ impl<S: Store> Network<S> {
 
     pub(crate) fn trace(&self) -> String {
         self.trace.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// A line of the driver's own in the trace.
@@ -307,7 +332,10 @@ impl<S: Store> Network<S> {
     }
 
     fn delay(&mut self) -> u64 {
-        let most = if self.chance(self.faults.slow) { self.faults.slow_us } else { self.faults.delay_us };
+        let is_slow = self.chance(self.faults.slow);
+        self.counts.messages += 1;
+        self.counts.slow += u64::from(is_slow);
+        let most = if is_slow { self.faults.slow_us } else { self.faults.delay_us };
         self.random.u64(50..=most)
     }
 
@@ -345,10 +373,12 @@ impl<S: Store> Network<S> {
     fn send_datagram(&mut self, proxy: usize, store: usize, tag: u64, request: S::Request) {
         let from = self.endpoint(proxy, 0);
         if self.chance(self.faults.doubled) {
+            self.counts.doubled += 1;
             let at = self.now_us + self.delay() + self.random.u64(..=self.faults.slow_us);
             self.at(at, Event::Request { from, store, tag, request: request.clone() });
         }
         if self.chance(self.faults.lost) {
+            self.counts.lost += 1;
             return self.note(|| format!("   lost request #{tag}"));
         }
         let at = self.now_us + self.delay();
@@ -364,6 +394,7 @@ impl<S: Store> Network<S> {
         link.waiting.push_back(tag);
         let opened = std::mem::replace(&mut link.opened, true);
         if link.cut {
+            self.counts.lost += 1;
             return self.note(|| format!("   lost request #{tag}: the connection is broken"));
         }
         link.request_at = arrives.max(link.request_at + 1);
@@ -386,6 +417,7 @@ impl<S: Store> Network<S> {
         link.cut = true;
         link.cut_requests = cut_requests;
         let (opening, at) = (link.opening, notice.max(link.reply_at + 1));
+        self.counts.cuts += 1;
         self.note(|| format!("   the connection of p{proxy} to s{store} breaks"));
         let from = self.endpoint(proxy, opening);
         self.at(at, Event::Closed { from, store });
@@ -423,6 +455,10 @@ impl<S: Store> Network<S> {
             }
             Event::Restart { store, memory } => {
                 self.note(|| format!("s{store} restarts, its memory is {memory:?}"));
+                match memory {
+                    Memory::Kept => self.counts.restarts += 1,
+                    Memory::Lost => self.counts.wipes += 1,
+                }
                 self.stores[store].restarted(memory);
                 if self.faults.transport == Transport::Connections {
                     (0..self.proxies.len()).for_each(|proxy| self.cut(proxy, store));
@@ -442,19 +478,24 @@ impl<S: Store> Network<S> {
     fn arrive(&mut self, from: Endpoint, store: usize, tag: u64, request: S::Request) {
         let wait = self.store_stalls[store];
         if self.now_us < wait {
+            self.counts.stalled += 1;
             return self.put_off(wait, Event::Request { from, store, tag, request });
         }
         let in_order = self.faults.transport == Transport::Connections;
         let link = self.link(from.proxy, store);
-        if in_order && (link.opening != from.opening || link.cut) && link.cut_requests {
+        let is_gone = in_order && (link.opening != from.opening || link.cut);
+        if is_gone && link.cut_requests {
+            self.counts.lost += 1;
             return self.note(|| format!("   lost request #{tag} with its connection"));
         }
+        self.counts.late += u64::from(is_gone);
         let reply = self.stores[store].execute(from.proxy, &request, self.now_us);
         self.note(|| format!("s{store} -> p{} #{tag} {reply:?}", from.proxy));
         let arrives = self.now_us + self.delay();
         let lost = self.chance(self.faults.lost);
         if !in_order {
             if lost {
+                self.counts.lost += 1;
                 return self.note(|| format!("   lost reply #{tag}"));
             }
             return self.at(arrives, Event::Reply { from, store, tag, reply });
@@ -464,6 +505,7 @@ impl<S: Store> Network<S> {
         }
         let link = self.link(from.proxy, store);
         if link.cut || link.opening != from.opening {
+            self.counts.lost += 1;
             return;
         }
         link.reply_at = arrives.max(link.reply_at + 1);
@@ -477,6 +519,7 @@ impl<S: Store> Network<S> {
         }
         let wait = self.proxies[from.proxy].stalled_until;
         if self.now_us < wait {
+            self.counts.stalled += 1;
             self.put_off(wait, Event::Reply { from, store, tag, reply });
             return None;
         }
@@ -512,6 +555,7 @@ impl<S: Store> Network<S> {
             return None;
         }
         self.note(|| format!("p{proxy} crashes"));
+        self.counts.crashes += 1;
         self.proxies[proxy].alive = false;
         self.proxies[proxy].life += 1;
         for store in 0..self.stores.len() {

@@ -1,5 +1,7 @@
 //! A store of the network that executes real requests: the embedded store, fed with the bytes a proxy would write.
 
+use std::cell::RefCell;
+
 use quoit::backend::embedded::{SessionState, Store as Embedded};
 use quoit::protocol::resp::{Limits, RequestScan, Scanned};
 
@@ -10,6 +12,11 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// The bounds of a real store.
 const LIMITS: Limits = Limits { arguments_max: 1 << 20, ..Limits::REDIS };
+
+thread_local! {
+    /// Stores that are done with: a Lua state takes longer to make than a run.
+    static USED: RefCell<Vec<Embedded>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One store process: its data, and a session for each proxy that is connected.
 pub(crate) struct StoreNode {
@@ -23,7 +30,9 @@ pub(crate) struct StoreNode {
 impl StoreNode {
     pub(crate) fn new(seed: u64, proxies: usize, skew_ms: i64) -> Self {
         let sessions = (0..proxies).map(session).collect();
-        Self { store: Embedded::new(seed), seed, sessions, skew_ms }
+        let used = USED.with_borrow_mut(Vec::pop);
+        let store = used.map_or_else(|| Embedded::new(seed), |store| store.renewed(seed));
+        Self { store, seed, sessions, skew_ms }
     }
 
     /// Runs one command as an operator would, beside the proxies: a fence, a look at a key.
@@ -32,6 +41,11 @@ impl StoreNode {
         let time = self.time_ms(now_us);
         self.store.execute(&mut session(usize::MAX >> 1), args, time, &mut reply);
         reply
+    }
+
+    fn empty(&mut self) {
+        let store = std::mem::replace(&mut self.store, Embedded::new(0));
+        self.store = store.renewed(self.seed);
     }
 
     fn time_ms(&self, now_us: u64) -> u64 {
@@ -72,7 +86,15 @@ impl Store for StoreNode {
             *state = session(proxy);
         }
         if memory == Memory::Lost {
-            self.store = Embedded::new(self.seed);
+            self.empty();
         }
+    }
+}
+
+impl Drop for StoreNode {
+    fn drop(&mut self) {
+        self.empty();
+        let store = std::mem::replace(&mut self.store, Embedded::new(0));
+        USED.with_borrow_mut(|used| used.push(store));
     }
 }

@@ -31,7 +31,8 @@ const LUA_BYTES_MAX: usize = 64 << 20;
 const REPLY_BYTES_MAX: usize = 64 << 20;
 const REPLY_DEPTH_MAX: usize = 128;
 
-/// How many scripts are remembered. When there are more, all are forgotten: clients load them again on NOSCRIPT.
+/// How many scripts are remembered, those that were flushed included. When there are more, all are forgotten: clients
+/// load them again on NOSCRIPT.
 const SCRIPTS_MAX: usize = 1024;
 
 /// The name scripts have in Lua's messages.
@@ -41,7 +42,25 @@ const CHUNK: &str = "@user_script";
 #[derive(Default)]
 pub(super) struct Scripts {
     machine: Option<Machine>,
-    loaded: IndexMap<String, Function>,
+    loaded: IndexMap<String, Script>,
+}
+
+/// A compiled script. SCRIPT FLUSH only marks it: compiling it again costs as much as running it a hundred times, and
+/// clients that are told NOSCRIPT load the same ones again.
+struct Script {
+    body: Function,
+    flushed: bool,
+}
+
+impl Scripts {
+    /// Forgets all scripts, as far as clients can see.
+    pub(super) fn flush(&mut self) {
+        self.loaded.values_mut().for_each(|script| script.flushed = true);
+    }
+
+    fn find(&self, digest: &str) -> Option<&Function> {
+        self.loaded.get(digest).filter(|script| !script.flushed).map(|script| &script.body)
+    }
 }
 
 impl std::fmt::Debug for Scripts {
@@ -171,16 +190,16 @@ pub(super) fn script(store: &mut Store, _: &mut SessionState, args: Args<'_>) ->
         (b"EXISTS", digests @ [_, ..]) => {
             let known = |digest: &&[u8]| {
                 let digest = String::from_utf8_lossy(digest).to_ascii_lowercase();
-                Reply::flag(store.scripts.loaded.contains_key(&digest))
+                Reply::flag(store.scripts.find(&digest).is_some())
             };
             Ok(Reply::Array(digests.iter().map(known).collect()))
         }
         (b"FLUSH", []) => {
-            store.scripts.loaded.clear();
+            store.scripts.flush();
             Ok(OK)
         }
         (b"FLUSH", [mode]) if mode.eq_ignore_ascii_case(b"SYNC") || mode.eq_ignore_ascii_case(b"ASYNC") => {
-            store.scripts.loaded.clear();
+            store.scripts.flush();
             Ok(OK)
         }
         (b"FLUSH", _) => Err(Failure::fixed("ERR SCRIPT FLUSH only support SYNC|ASYNC option")),
@@ -201,7 +220,8 @@ fn digest(body: &[u8]) -> String {
 /// Compiles a script and remembers it under its digest.
 fn load(store: &mut Store, body: &[u8]) -> Result<String, Failure> {
     let digest = digest(body);
-    if store.scripts.loaded.contains_key(&digest) {
+    if let Some(script) = store.scripts.loaded.get_mut(&digest) {
+        script.flushed = false;
         return Ok(digest);
     }
     if store.scripts.machine.is_none() {
@@ -218,7 +238,7 @@ fn load(store: &mut Store, body: &[u8]) -> Result<String, Failure> {
     if store.scripts.loaded.len() >= SCRIPTS_MAX {
         store.scripts.loaded.clear();
     }
-    store.scripts.loaded.insert(digest.clone(), function);
+    store.scripts.loaded.insert(digest.clone(), Script { body: function, flushed: false });
     Ok(digest)
 }
 
@@ -238,7 +258,7 @@ fn keys_and_words(args: Args<'_>) -> Result<(Words<'_>, Words<'_>), Failure> {
 
 fn run(store: &mut Store, digest: &str, args: Args<'_>, writes: Writes) -> Outcome {
     let (keys, rest) = keys_and_words(args)?;
-    let found = store.scripts.loaded.get(digest).cloned().zip(store.scripts.machine.clone());
+    let found = store.scripts.find(digest).cloned().zip(store.scripts.machine.clone());
     let (script, machine) = found.ok_or(Failure::fixed("NOSCRIPT No matching script. Please use EVAL."))?;
     machine.rewind();
     let ended = call(store, &machine, &script, keys, rest, writes);

@@ -13,6 +13,8 @@ pub(crate) enum Ask {
     Plain(Verb),
     GetDel,
     SetNx(Vec<u8>),
+    /// An update that changes nothing: no key expires.
+    Persist,
     /// `RENAME`: the key is gone, and its value is the other key's.
     Rename(usize),
     /// The parts of a `RENAME` whose outcome is unknown: each key may have got its half, at different times, or not. First
@@ -25,6 +27,26 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
+    /// The verb, as tables of it name it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Plain(Verb::Get) => "GET",
+            Self::Plain(Verb::Set(_)) => "SET",
+            Self::Plain(Verb::Del) => "DEL",
+            Self::Plain(Verb::Incr) => "INCR",
+            Self::Plain(Verb::Append(_)) => "APPEND",
+            Self::Plain(Verb::RPush(_)) => "RPUSH",
+            Self::Plain(Verb::LRange) => "LRANGE",
+            Self::Plain(Verb::SAdd(_)) => "SADD",
+            Self::Plain(Verb::SMembers) => "SMEMBERS",
+            Self::Plain(Verb::SPop) => "SPOP",
+            Self::GetDel => "GETDEL",
+            Self::SetNx(_) => "SET NX",
+            Self::Persist => "PERSIST",
+            Self::Rename(_) | Self::Take(_) | Self::Leave(_) | Self::Arrive(..) => "RENAME",
+        }
+    }
+
     /// The words of the request.
     pub(crate) fn words(&self, key: &[u8], other: &[u8]) -> Vec<Vec<u8>> {
         let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect();
@@ -40,6 +62,7 @@ impl Ask {
             Self::Plain(Verb::SMembers) => words(&[b"SMEMBERS", key]),
             Self::Plain(Verb::SPop) => words(&[b"SPOP", key]),
             Self::GetDel => words(&[b"GETDEL", key]),
+            Self::Persist => words(&[b"PERSIST", key]),
             Self::SetNx(value) => words(&[b"SET", key, value, b"NX"]),
             Self::Rename(_) => words(&[b"RENAME", key, other]),
             Self::Take(_) | Self::Leave(_) | Self::Arrive(..) => panic!("nobody asks for half a move"),
@@ -66,6 +89,7 @@ impl Model for OneKey {
             (Ask::GetDel, Value::Text(text)) => (Value::None, Answer::Bytes(text.clone())),
             (Ask::SetNx(value), Value::None) => (Value::Text(value.clone()), Answer::Ok),
             (Ask::SetNx(_), _) => (state.clone(), Answer::Nil),
+            (Ask::Persist, _) => (state.clone(), Answer::Number(0)),
             (Ask::GetDel | Ask::Rename(_) | Ask::Take(_) | Ask::Leave(_) | Ask::Arrive(..), _) => {
                 (state.clone(), Answer::Refused)
             }

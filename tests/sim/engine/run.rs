@@ -1,13 +1,13 @@
 //! One run: clients ask engines that speak to real stores over wires that fail, and all that they heard is judged.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::Waker;
 
 use quoit::backend::{Flow, Piece, ReplySink, Tag};
 use quoit::command::{self, Args, KeyIndexes};
 use quoit::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
+use quoit::quorum::Level;
 use quoit::replication::{Engine, Group, Member, Request, Taken};
 use quoit::version::{FENCE_KEY, Fence, FenceState, Record, write_record_key};
 
@@ -18,28 +18,20 @@ use crate::sequential::{Answer, Verb};
 use crate::store_node::StoreNode;
 
 use super::model::{AllKeys, Ask, OneKey, answer, in_parts};
+use super::outcome::{Outcome, level_name};
 use super::plan::{Flavour, Plan};
 use super::wire::Server;
 use super::world::{Node, Tasks, Told, Wires, World};
 
-/// What came of a run.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Outcome {
-    pub(crate) operations: u64,
-    pub(crate) unknown: u64,
-    pub(crate) failed: u64,
-    pub(crate) undecided: u64,
-    pub(crate) rebuilt: u64,
-    pub(crate) rounds: u64,
-    pub(crate) virtual_us: u64,
-    /// Replicas that were still behind at the end, though nobody crashed.
-    pub(crate) behind: u64,
-    pub(crate) violation: Option<String>,
-    pub(crate) trace: String,
-}
-
 /// Longer than anything takes when nothing goes wrong any more: a lease on a rebuild ends after 10 s.
 const PATIENCE_US: u64 = 40_000_000;
+
+/// How many replicas have to hold the newest state of a key.
+#[derive(Clone, Copy)]
+enum Equal {
+    Quorum,
+    All,
+}
 
 /// A reply, as its client gets it.
 type Heard = (usize, u64, Option<Vec<u8>>);
@@ -97,7 +89,8 @@ pub(crate) struct Run {
     history: History<(usize, Ask), Answer>,
     serial: u64,
     outcome: Outcome,
-    crashes: u32,
+    /// What clients ask of the replicas.
+    level: Level,
     traced: bool,
 }
 
@@ -135,7 +128,7 @@ impl Run {
             history: History::new(),
             serial: 0,
             outcome: Outcome::default(),
-            crashes: 0,
+            level: plan.level,
             plan,
             world,
             nodes,
@@ -170,19 +163,36 @@ impl Run {
             self.violation("liveness: a client has no answer at the end");
             return self.end();
         }
-        self.ask_to_settle();
+        self.settle();
+        self.look_at_replicas(if self.forgot() { Equal::Quorum } else { Equal::All });
+        self.write_last();
+        if !self.play_until(done) {
+            self.violation("liveness: a write to all has no answer at the end");
+            return self.end();
+        }
+        self.settle();
+        self.look_at_replicas(Equal::All);
         self.judge();
         self.end()
     }
 
     fn end(mut self) -> Outcome {
+        self.outcome.runs = 1;
         self.outcome.virtual_us = self.world.now_us();
+        self.outcome.skewed = u64::from(self.plan.faults.skew_us > 0);
+        self.outcome.impure = u64::from(!self.plan.is_pure);
+        self.outcome.faults = self.world.network(|it| it.counts().clone());
+        self.outcome.flushes =
+            (0..self.plan.stores).map(|store| self.world.network(|it| it.store(store).flushed())).sum();
         if self.traced {
             self.outcome.trace = format!("{}\n{}", self.world.network(|it| it.trace()), self.history.shown());
         }
         for proxy in self.proxies.iter().flatten() {
             self.outcome.rebuilt += proxy.group.cells.rebuilds.get();
-            self.outcome.rounds += proxy.group.cells.writes_in_more_rounds.get();
+            self.outcome.long_writes += proxy.group.cells.writes_in_more_rounds.get();
+            self.outcome.long_reads += proxy.group.cells.reads_in_more_rounds.get();
+            self.outcome.hedges += proxy.group.cells.hedges.get();
+            self.outcome.repairs += proxy.group.cells.repairs.get();
         }
         for proxy in 0..self.plan.proxies {
             self.stop(proxy);
@@ -255,7 +265,6 @@ impl Run {
     }
 
     fn crash(&mut self, proxy: usize) {
-        self.crashes += 1;
         self.stop(proxy);
         self.heard.borrow_mut().clear();
         for client in self.clients.iter_mut().filter(|client| client.proxy == proxy) {
@@ -295,6 +304,8 @@ impl Run {
         let call = self.history.call(proxy_id, key, (key, ask.clone()));
         self.serial += 1;
         self.outcome.operations += 1;
+        *self.outcome.verbs.entry(ask.name()).or_default() += 1;
+        *self.outcome.levels.entry(level_name(self.level)).or_default() += 1;
         let other = match ask {
             Ask::Rename(other) => key_name(*other),
             _ => Vec::new(),
@@ -321,7 +332,7 @@ impl Run {
             keys: &keys,
             row,
             version: Version::Resp2,
-            level: self.plan.level,
+            level: self.level,
         };
         let ear: Rc<dyn ReplySink> = Rc::new(Ear { client: at, serial, heard: Rc::clone(&self.heard) });
         let mut out = Vec::new();
@@ -364,7 +375,12 @@ impl Run {
         self.world.call_client(proxy, at, pause);
     }
 
-    /// Each client looks at each key once more.
+    /// Whether somebody may have forgotten what is to be repaired.
+    fn forgot(&self) -> bool {
+        self.plan.faults.proxy_crashes + self.plan.faults.wipes > 0
+    }
+
+    /// A client of each proxy looks at each key once more.
     fn ask_last(&mut self) {
         for at in 0..self.clients.len().min(self.plan.proxies) {
             let looks = [Verb::Get, Verb::LRange, Verb::SMembers];
@@ -396,37 +412,55 @@ impl Run {
         fence.is_ok_and(|fence| fence.state == FenceState::Member)
     }
 
-    /// Waits for what goes on in the background; then replicas with one ballot have one value, and where no proxy
-    /// forgot what it had to repair, all have the same.
-    fn ask_to_settle(&mut self) {
+    /// Waits for what goes on in the background.
+    fn settle(&mut self) {
         let idle = |run: &Self| run.proxies.iter().flatten().all(|proxy| proxy.engine.repairs_waiting() == 0);
-        self.play_until(idle);
+        if !self.play_until(idle) {
+            self.violation("liveness: repairs do not end");
+        }
         self.play_for(600_000);
+    }
+
+    /// One client writes each key once more, so that all replicas take it: after that nobody is behind, whatever proxies
+    /// that crashed had left to repair.
+    fn write_last(&mut self) {
+        self.level = Level::All;
+        let all: Vec<_> = (0..self.plan.keys).map(|key| (key, Ask::Persist)).collect();
+        self.clients[0].asks = all.len();
+        self.clients[0].last = all;
+        self.world.call_client(self.clients[0].proxy, 0, 1);
+    }
+
+    /// Looks whether so many replicas of each key hold the newest state of it, and none holds something else under the
+    /// same ballot.
+    fn look_at_replicas(&mut self, equal: Equal) {
         for key in 0..self.plan.keys {
             let name = key_name(key);
             let Some(proxy) = &self.proxies[0] else { return };
             let members = proxy.group.replicas_of(&name).expect("all keys have replicas");
-            let stores: Vec<usize> = members.iter().map(|member| member.node.store).collect();
             let mut record_name = Vec::new();
             write_record_key(&name, &mut record_name);
-            let mut seen = BTreeMap::new();
-            for store in stores {
-                let bytes = self.bulk(store, &[b"GET", &record_name]);
-                let accepted = if bytes.is_empty() {
-                    quoit::version::Ballot::default()
-                } else {
-                    Record::decode(&bytes).expect("a record").accepted
-                };
-                let value = self.value(store, &name);
-                if seen.entry(accepted).or_insert_with(|| value.clone()) != &value {
-                    self.violation(&format!("key {key}: two values of one ballot {accepted:?} at the end"));
-                }
+            let held = |member: &Rc<Member<Wires>>| {
+                let bytes = self.bulk(member.node.store, &[b"GET", &record_name]);
+                let record =
+                    if bytes.is_empty() { Record::default() } else { Record::decode(&bytes).expect("a record") };
+                // What a replica promised, and what it had before, is its own.
+                let record = Record { promised: None, prior: None, transferred: false, ..record };
+                (record, self.value(member.node.store, &name))
+            };
+            let held: Vec<_> = members.iter().map(held).collect();
+            let newest = held.iter().map(|(record, _)| record.accepted).max().unwrap_or_default();
+            let (new, old): (Vec<_>, Vec<_>) = held.iter().partition(|(record, _)| record.accepted == newest);
+            let enough = match equal {
+                Equal::Quorum => usize::from(self.plan.settings.quorums.write),
+                Equal::All => held.len(),
+            };
+            self.outcome.behind += u64::from(!old.is_empty());
+            if new.len() < enough {
+                self.violation(&format!("key {key}: replicas differ at the end: {held:?}"));
             }
-            if seen.len() > 1 {
-                self.outcome.behind += 1;
-                if self.crashes == 0 && self.plan.faults.wipes == 0 {
-                    self.violation(&format!("key {key}: replicas differ at the end: {seen:?}"));
-                }
+            if new.windows(2).any(|two| two[0] != two[1]) {
+                self.violation(&format!("key {key}: two states of one ballot at the end: {held:?}"));
             }
         }
     }

@@ -31,11 +31,18 @@ pub(crate) struct Server {
     random: fastrand::Rng,
     /// Of a thousand requests, so many come after somebody has said `SCRIPT FLUSH`.
     flushes: u32,
+    /// So many did.
+    flushed: u64,
 }
 
 impl Server {
     pub(crate) fn new(node: Rc<RefCell<StoreNode>>, seed: u64, flushes: u32) -> Self {
-        Self { node, random: fastrand::Rng::with_seed(seed), flushes }
+        Self { node, random: fastrand::Rng::with_seed(seed), flushes, flushed: 0 }
+    }
+
+    /// How often somebody has flushed its scripts.
+    pub(crate) fn flushed(&self) -> u64 {
+        self.flushed
     }
 }
 
@@ -45,6 +52,7 @@ impl Store for Server {
 
     fn execute(&mut self, proxy: usize, request: &Bytes, now_us: u64) -> Bytes {
         if self.flushes > 0 && self.random.u32(..1000) < self.flushes {
+            self.flushed += 1;
             self.node.borrow_mut().command(&[b"SCRIPT", b"FLUSH"], now_us);
         }
         Bytes(self.node.borrow_mut().execute(proxy, &request.0, now_us))
