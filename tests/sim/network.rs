@@ -461,7 +461,9 @@ impl<S: Store> Network<S> {
                 }
                 self.stores[store].restarted(memory);
                 if self.faults.transport == Transport::Connections {
-                    (0..self.proxies.len()).for_each(|proxy| self.cut(proxy, store));
+                    // Who is not there has no connection, and would never hear that it is gone.
+                    let alive: Vec<usize> = (0..self.proxies.len()).filter(|at| self.proxies[*at].alive).collect();
+                    alive.into_iter().for_each(|proxy| self.cut(proxy, store));
                 }
                 return Some(Happening::Restarted { store, memory });
             }
