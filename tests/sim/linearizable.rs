@@ -43,7 +43,7 @@ pub(crate) enum Verdict {
 const OPERATIONS_MAX: usize = 128;
 
 /// Most steps of one search.
-const VISITED_MAX: usize = 300_000;
+const VISITED_MAX: usize = 30_000;
 
 /// A quick hash of small numbers: nobody sends them to do harm.
 #[derive(Default)]

@@ -31,3 +31,7 @@ mod sequential;
 mod store_node;
 #[cfg(test)]
 mod tasks;
+
+/// As in the binary: a run allocates a lot, and two threads of runs hinder each other less.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
