@@ -275,6 +275,11 @@ impl<S: Store> Network<S> {
         &mut self.stores[store]
     }
 
+    /// A store restarts now.
+    pub(crate) fn restart(&mut self, store: usize, memory: Memory) {
+        self.at(self.now_us, Event::Restart { store, memory });
+    }
+
     /// From now on no message is slow or lost.
     pub(crate) fn calm(&mut self) {
         (self.faults.slow, self.faults.lost, self.faults.doubled) = (0, 0, 0);

@@ -67,9 +67,14 @@ fn wipes() -> Faults {
     Faults { wipes: 2, ..Faults::models() }
 }
 
-/// The same, and messages that are on their way for longer than it takes to copy.
+/// The same, again and again, and messages that are on their way for longer than it takes to copy: two proposals have to
+/// be between their rounds when a store is emptied, and to arrive there when it was copied to.
 fn late_wipes() -> Faults {
-    Faults { wipes: 1, horizon_us: 80_000, slow: 300, slow_us: 7_000, store_stalls: 0, ..Faults::models() }
+    Faults { wipes: 6, horizon_us: 240_000, slow: 300, slow_us: 7_000, store_stalls: 0, ..Faults::models() }
+}
+
+fn long(settings: Settings) -> Settings {
+    Settings { operations: 32, ..busy(settings) }
 }
 
 /// Messages that take their time, and clients that do not.
@@ -114,8 +119,8 @@ fn caspaxos_rows() -> Vec<Row> {
         row("cas-retry", "CASPaxos, retry without ids", Broken, caspaxos(BlindRetry, models())),
         row("cas-ids", "CASPaxos, ring of ids", Sound, caspaxos(Ids, models())),
         row("wiped", "that, wiped stores vote at once", Broken, caspaxos(Ids, wipes())),
-        row("copied", "they vote when copied, no fence", Rare, busy(caspaxos(Copied, late_wipes()))),
-        row("fenced", "the same with the fence", Sound, busy(caspaxos(Fenced, late_wipes()))),
+        row("copied", "they vote when copied, no fence", Rare, long(caspaxos(Copied, late_wipes()))),
+        row("fenced", "the same with the fence", Sound, long(caspaxos(Fenced, late_wipes()))),
     ]
 }
 

@@ -26,6 +26,9 @@ pub(crate) struct Plan {
     pub(crate) level: Level,
     pub(crate) settings: Settings,
     pub(crate) faults: Faults,
+    /// Stores that lose their memory one after the other, each when all vote again. One in `faults` may do so while the
+    /// pool begins.
+    pub(crate) wipes: u32,
     pub(crate) script_flushes: u32,
     pub(crate) service_timeout_us: u64,
     /// What the stores had before the pool began.
@@ -47,7 +50,8 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed ^ 0x5eed);
         let (stores, replicas) = *pick(&mut random, &[(3, 3), (3, 3), (3, 3), (5, 5), (5, 3), (2, 2)]);
-        let has_wipe = replicas > 2 && random.u32(..4) == 0;
+        let has_wipe = replicas > 2 && random.u32(..3) == 0;
+        let wipes = if has_wipe { random.u32(..=4) } else { 0 };
         let flavours = [
             Flavour::Registers,
             Flavour::Counters,
@@ -74,7 +78,7 @@ impl Plan {
             stall_us: *pick(&mut random, &[10_000, 40_000, 100_000]),
             proxy_crashes: random.u32(..3),
             restarts: random.u32(..3),
-            wipes: u32::from(has_wipe),
+            wipes: u32::from(has_wipe && wipes == 0),
             skew_us: *pick(&mut random, &[0, 1_000, 50_000]),
             horizon_us,
         };
@@ -84,9 +88,13 @@ impl Plan {
             stores,
             proxies,
             clients,
-            asks: 60 / clients,
+            asks: if has_wipe { 90 } else { 60 } / clients,
             keys: if flavour == Flavour::Renames { 2 } else { random.usize(1..=2) },
-            pause_us: if has_wipe { 100_000 } else { *pick(&mut random, &[500, 5_000, 20_000]) },
+            pause_us: if has_wipe {
+                *pick(&mut random, &[20_000, 50_000, 100_000])
+            } else {
+                *pick(&mut random, &[500, 5_000, 20_000])
+            },
             flavour,
             level: *pick(&mut random, &[Level::Linearizable, Level::Linearizable, Level::Linearizable, Level::All]),
             settings: Settings {
@@ -100,6 +108,7 @@ impl Plan {
                 adopt: Adopt::Majority,
             },
             faults,
+            wipes,
             script_flushes: *pick(&mut random, &[0, 0, 10]),
             service_timeout_us: *pick(&mut random, &[20_000, 60_000]),
             is_pure: random.u32(..4) > 0,

@@ -13,7 +13,7 @@ use quoit::version::{FENCE_KEY, Fence, FenceState, Record, write_record_key};
 
 use crate::history::{Call, End, History, Operation};
 use crate::linearizable::{Verdict, check};
-use crate::network::Network;
+use crate::network::{Memory, Network};
 use crate::sequential::{Answer, Verb};
 use crate::store_node::StoreNode;
 
@@ -91,6 +91,10 @@ pub(crate) struct Run {
     outcome: Outcome,
     /// What clients ask of the replicas.
     level: Level,
+    /// Stores that are still to be emptied, and when the next may be.
+    wipes: u32,
+    wipe_at_us: u64,
+    began: bool,
     traced: bool,
 }
 
@@ -129,6 +133,9 @@ impl Run {
             serial: 0,
             outcome: Outcome::default(),
             level: plan.level,
+            wipes: plan.wipes,
+            wipe_at_us: 0,
+            began: false,
             plan,
             world,
             nodes,
@@ -226,6 +233,7 @@ impl Run {
         if self.world.now_us() > self.plan.faults.horizon_us {
             self.world.network(Network::calm);
         }
+        self.wipe();
         match told {
             Told::Nothing => {}
             Told::Client(client) => self.next_ask(client),
@@ -234,6 +242,28 @@ impl Run {
         }
         self.tasks[proxy].run(&self.world, proxy);
         self.listen();
+    }
+
+    /// Empties a store, if it is time to, and no other is without its memory.
+    fn wipe(&mut self) {
+        const BETWEEN_US: u64 = 60_000;
+        let now = self.world.now_us();
+        if self.wipes == 0 || now < self.wipe_at_us || now > self.plan.faults.horizon_us {
+            return;
+        }
+        if !(0..self.plan.stores).all(|store| self.votes(store)) {
+            self.wipe_at_us = now + 1_000;
+            return;
+        }
+        let (store, after_us) =
+            self.world.random(|random| (random.usize(..self.plan.stores), random.u64(..BETWEEN_US)));
+        if self.began {
+            self.wipes -= 1;
+            self.world.network(|network| network.restart(store, Memory::Lost));
+        }
+        // Not at the moment when the last one begins to vote.
+        self.began = !self.began;
+        self.wipe_at_us = now + 1 + after_us;
     }
 
     fn start(&mut self, proxy: usize) {
@@ -377,7 +407,7 @@ impl Run {
 
     /// Whether somebody may have forgotten what is to be repaired.
     fn forgot(&self) -> bool {
-        self.plan.faults.proxy_crashes + self.plan.faults.wipes > 0
+        self.plan.faults.proxy_crashes + self.plan.faults.wipes + self.plan.wipes > 0
     }
 
     /// A client of each proxy looks at each key once more.
