@@ -1,8 +1,17 @@
-//! The servers' glob patterns, as `COMMAND LIST FILTERBY PATTERN` and `CONFIG GET` take them.
+//! The servers' glob patterns, as `COMMAND LIST FILTERBY PATTERN`, `CONFIG GET` and `SCAN MATCH` take them.
 
 /// Whether the text matches the servers' glob: `*`, `?`, `[a-z]`, `[^a]`, and `\` before a literal, in any case. Goes
 /// back to the last `*` only, so its work is bounded by the product of the lengths.
 pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    matches(pattern, text, |byte| byte.to_ascii_lowercase())
+}
+
+/// The same where capital letters are others than small ones, as in names of keys.
+pub fn glob_exact(pattern: &[u8], text: &[u8]) -> bool {
+    matches(pattern, text, |byte| byte)
+}
+
+fn matches(pattern: &[u8], text: &[u8], fold: fn(u8) -> u8) -> bool {
     let (mut pattern, mut text) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
@@ -12,7 +21,7 @@ pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
             continue;
         }
         if let Some(((), rest)) = text.split_first().and_then(|(byte, rest)| {
-            pattern = glob_one(pattern, *byte)?;
+            pattern = glob_one(pattern, *byte, fold)?;
             Some(((), rest))
         }) {
             text = rest;
@@ -28,8 +37,8 @@ pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// What is left of the pattern after it took one byte of the text; none where it does not take it.
-fn glob_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
-    let same = |literal: u8| literal.eq_ignore_ascii_case(&byte);
+fn glob_one(pattern: &[u8], byte: u8, fold: fn(u8) -> u8) -> Option<&[u8]> {
+    let same = |literal: u8| fold(literal) == fold(byte);
     match pattern {
         [b'?', rest @ ..] => Some(rest),
         [b'[', class @ ..] => {
@@ -47,8 +56,8 @@ fn glob_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
                         rest
                     }
                     [low, b'-', high, rest @ ..] => {
-                        let range = low.min(high).to_ascii_lowercase()..=low.max(high).to_ascii_lowercase();
-                        found |= range.contains(&byte.to_ascii_lowercase());
+                        let range = fold(*low.min(high))..=fold(*low.max(high));
+                        found |= range.contains(&fold(byte));
                         rest
                     }
                     [literal, rest @ ..] => {
@@ -86,5 +95,7 @@ mod tests {
         ] {
             assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), want, "{pattern} {text}");
         }
+        assert!(glob_exact(b"a[b-d]*\\?", b"ac?") && glob_exact(b"K*", b"Key"));
+        assert!(!glob_exact(b"k*", b"Key") && !glob_exact(b"[a-c]", b"B") && !glob_exact(b"[^b]", b"b"));
     }
 }

@@ -321,6 +321,7 @@ mod tests {
             match row.handling {
                 Handling::Forward => assert!(row.single_key_at.is_some(), "{}", row.name),
                 Handling::SameNode | Handling::Split(_) => assert!(!row.keys.is_empty(), "{}", row.name),
+                Handling::Keyspace(_) => assert!(row.keys.is_empty(), "{}", row.name),
                 Handling::Later(reason) | Handling::Refused(reason) => assert!(!reason.is_empty(), "{}", row.name),
                 Handling::Local(verb) => assert!(
                     row.class == VerbClass::Other

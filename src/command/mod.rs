@@ -33,8 +33,8 @@ mod variant;
 
 pub use absolute::{Words, absolute};
 pub use args::Args;
-pub use glob::glob;
+pub use glob::{glob, glob_exact};
 pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, keys};
 pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};
-pub use row::{About, Flag, Flags, Handling, LocalVerb, Replication, Row, SplitRule, VerbClass};
+pub use row::{About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Replication, Row, SplitRule, VerbClass};
 pub use variant::{Condition, Variant};

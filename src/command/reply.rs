@@ -171,6 +171,34 @@ pub fn too_large(out: &mut Vec<u8>, what: &str, limit: usize) {
     error_line(out, format_args!("ERR {what} exceeds quoit's limit of {limit}"));
 }
 
+/// `SCAN` with a cursor that is no number.
+pub fn invalid_cursor(out: &mut Vec<u8>) {
+    error(out, "ERR invalid cursor");
+}
+
+/// `KEYS` with more names than one reply may have.
+pub fn keys_too_many(out: &mut Vec<u8>, limit: usize) {
+    error_line(
+        out,
+        format_args!("ERR the reply to KEYS exceeds quoit's limit of {limit} bytes (keys_reply_bytes_max); use SCAN"),
+    );
+}
+
+/// A command about all keys that took too long.
+pub fn keyspace_timeout(out: &mut Vec<u8>, verb: &str, limit_ms: u128) {
+    error_line(
+        out,
+        format_args!(
+            "ERR {verb} was not done within {limit_ms} ms (keyspace_timeout_ms), and what it did is not undone"
+        ),
+    );
+}
+
+/// A flush that did not reach everything. It may be repeated.
+pub fn flush_incomplete(out: &mut Vec<u8>, verb: &str, why: &str) {
+    error_line(out, format_args!("ERR {verb} is not complete, repeat it: {why}"));
+}
+
 /// The bytes are no request; the connection is closed after it. `what` as the servers say it: `invalid bulk length`.
 pub fn protocol_error(out: &mut Vec<u8>, what: &str) {
     error_line(out, format_args!("ERR Protocol error: {what}"));

@@ -49,7 +49,11 @@ impl Row {
     pub fn is_served(&self) -> bool {
         match self.handling {
             Handling::Local(LocalVerb::ClusterDisabled | LocalVerb::HttpRequest) => false,
-            Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Local(_) => true,
+            Handling::Forward
+            | Handling::SameNode
+            | Handling::Split(_)
+            | Handling::Keyspace(_)
+            | Handling::Local(_) => true,
             Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
     }
@@ -106,6 +110,8 @@ pub enum Handling {
     SameNode,
     /// Several keys on any nodes: one fragment a node, replies merged by the rule.
     Split(SplitRule),
+    /// About all keys, whichever: every node is asked.
+    Keyspace(KeyspaceVerb),
     /// Answered by quoit itself.
     Local(LocalVerb),
     /// Not served yet, for this reason.
@@ -161,6 +167,21 @@ pub enum SplitRule {
     Mset,
     /// A key an argument; the sum of the integers.
     SumIntegers,
+}
+
+/// The verbs that go over the keys of all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyspaceVerb {
+    /// How many keys there are.
+    Dbsize,
+    /// `FLUSHALL` and `FLUSHDB`: quoit has one database.
+    Flush,
+    /// All names at once.
+    Keys,
+    /// Any one name.
+    Randomkey,
+    /// All names, a page at a time.
+    Scan,
 }
 
 /// The verbs quoit answers itself.

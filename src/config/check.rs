@@ -174,6 +174,8 @@ impl Check<'_> {
             client_output_bytes_max: table.client_output_bytes_max,
             keys_per_command_max: table.keys_per_command_max,
             multi_key_reply_bytes_max: table.multi_key_reply_bytes_max,
+            keys_reply_bytes_max: table.keys_reply_bytes_max,
+            keyspace_timeout: Duration::from_millis(table.keyspace_timeout_ms),
             idle_timeout: table.idle_timeout_ms.map(Duration::from_millis),
         })
     }

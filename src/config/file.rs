@@ -201,6 +201,15 @@ pub(super) struct ListenerTable {
     /// one node is not split, and its reply not counted.
     #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
     pub(super) multi_key_reply_bytes_max: u64,
+    /// How many bytes the reply to one `KEYS` may have. A longer one becomes an error: `SCAN` gives the same names a page
+    /// at a time. The reply is held until the client has read it, so less bounds memory.
+    #[schemars(range(min = 65_536u64, max = 4_294_967_296u64))]
+    pub(super) keys_reply_bytes_max: u64,
+    /// How long one command that goes over all keys may take, in milliseconds: `KEYS`, `RANDOMKEY`, and in a pool with
+    /// several replicas `DBSIZE`, `FLUSHALL` and `FLUSHDB`. Afterwards the client gets an error. More suits larger pools;
+    /// less ends sooner what costs the stores much.
+    #[schemars(range(min = 100, max = 86_400_000u64))]
+    pub(super) keyspace_timeout_ms: u64,
     /// How long a client may send nothing, with no reply due, before it is disconnected. Default: for ever, as in
     /// Redis; a client whose machine vanished is found out by TCP keepalive after some ten minutes.
     #[schemars(range(min = 1_000u64, max = 604_800_000u64))]
@@ -223,6 +232,8 @@ impl Default for ListenerTable {
             client_output_bytes_max: 64 << 20,
             keys_per_command_max: 100_000,
             multi_key_reply_bytes_max: 64 << 20,
+            keys_reply_bytes_max: 64 << 20,
+            keyspace_timeout_ms: 60_000,
             idle_timeout_ms: None,
         }
     }

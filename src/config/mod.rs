@@ -114,6 +114,10 @@ pub struct Listener {
     pub keys_per_command_max: usize,
     /// Bytes of the replies to the parts of one split command.
     pub multi_key_reply_bytes_max: u64,
+    /// Bytes of the reply to one `KEYS`.
+    pub keys_reply_bytes_max: u64,
+    /// How long a command that goes over all keys may take.
+    pub keyspace_timeout: Duration,
     /// How long a client may be silent.
     pub idle_timeout: Option<Duration>,
 }

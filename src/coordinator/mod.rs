@@ -10,6 +10,7 @@
 //! - Each request is answered exactly once, by the sink or by [`Verdict::Answered`].
 
 mod fragment;
+mod keyspace;
 mod merge;
 mod replicated;
 
@@ -27,6 +28,8 @@ use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::quorum::Level;
 use crate::replication::{Engine, Group, Taken};
 use crate::topology::{Place, View};
+
+pub use keyspace::Client;
 
 use merge::Pool as MergePool;
 use replicated::Groups;
@@ -57,6 +60,7 @@ pub enum Verdict {
 
 /// Sends requests; one for each worker.
 pub struct Coordinator {
+    context: Rc<Context>,
     merges: Rc<MergePool>,
     engine: Rc<Engine<Stores>>,
     groups: Groups,
@@ -97,6 +101,7 @@ impl Coordinator {
     /// The coordinator of a worker. One worker of a process `leads`: it begins pools and rebuilds their stores.
     pub fn new(context: &Rc<Context>, leads: bool) -> Self {
         Self {
+            context: Rc::clone(context),
             merges: Rc::default(),
             engine: Engine::new(Stores::new(Rc::clone(context)), fastrand::u64(..)),
             groups: Groups::default(),

@@ -29,19 +29,19 @@ pub(super) struct Groups {
 
 /// A request that was put together here, and where its words are.
 #[derive(Default)]
-struct Own {
-    frame: Vec<u8>,
-    bounds: SmallVec<[(u32, u32); 4]>,
+pub(super) struct Own {
+    pub(super) frame: Vec<u8>,
+    pub(super) bounds: SmallVec<[(u32, u32); 4]>,
 }
 
 impl Own {
-    fn begin(&mut self, words: usize) {
+    pub(super) fn begin(&mut self, words: usize) {
         self.frame.clear();
         self.bounds.clear();
         write_header(&mut self.frame, b'*', words);
     }
 
-    fn push(&mut self, word: &[u8]) {
+    pub(super) fn push(&mut self, word: &[u8]) {
         write_bulk(&mut self.frame, word);
         let end = self.frame.len() - 2;
         let bound = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);

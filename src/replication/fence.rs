@@ -64,7 +64,7 @@ impl<B: Backend> Group<B> {
     }
 
     /// Has the fences looked at soon.
-    pub(super) fn look_at_fences(&self) {
+    pub fn look_at_fences(&self) {
         self.look_soon.set(true);
     }
 

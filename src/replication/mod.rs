@@ -43,6 +43,7 @@ use crate::quorum::{Adopt, Lag, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
 
 pub use inspect::{KeyVersion, State};
+pub(crate) use wire::Cursor;
 
 use fence::Standing;
 use lane::Lanes;
@@ -128,8 +129,13 @@ impl<B: Backend> Member<B> {
 
     /// Whether its word counts.
     #[inline]
-    fn votes(&self) -> bool {
+    pub fn votes(&self) -> bool {
         self.belief.get().is_some_and(|belief| belief.fence.state == FenceState::Member)
+    }
+
+    /// Whether its word counts in an answer that came with this fence.
+    pub fn votes_under(&self, fence: &[u8]) -> bool {
+        self.votes() && self.fence().as_bytes() == fence
     }
 
     /// The fence it is believed to have, as its scripts want it; empty where none is known.

@@ -139,12 +139,12 @@ pub(super) struct Fetched<'a> {
 
 /// Reads values one after the other.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(reply: &'a [u8]) -> Self {
+    pub(crate) fn new(reply: &'a [u8]) -> Self {
         Self { rest: reply }
     }
 
@@ -164,7 +164,7 @@ impl<'a> Cursor<'a> {
 
     /// The number of elements of an array.
     #[inline]
-    pub(super) fn array(&mut self) -> Option<usize> {
+    pub(crate) fn array(&mut self) -> Option<usize> {
         match self.line()? {
             (b'*', count) => number(count).and_then(|count| usize::try_from(count).ok()),
             _ => None,
@@ -173,7 +173,7 @@ impl<'a> Cursor<'a> {
 
     /// A bulk string; empty for nil, which none of ours tells apart.
     #[inline]
-    pub(super) fn bulk(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn bulk(&mut self) -> Option<&'a [u8]> {
         match self.line()? {
             (b'$', b"-1") | (b'_', b"") => Some(b""),
             (b'$', len) => {
@@ -186,7 +186,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub(super) fn integer(&mut self) -> Option<i64> {
+    pub(crate) fn integer(&mut self) -> Option<i64> {
         match self.line()? {
             (b':', digits) => number(digits),
             _ => None,
@@ -194,7 +194,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next value as it stands.
-    pub(super) fn value(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn value(&mut self) -> Option<&'a [u8]> {
         match ReplyScan::default().advance(self.rest) {
             Ok(Step::Complete { len }) => {
                 let (value, rest) = self.rest.split_at_checked(len)?;

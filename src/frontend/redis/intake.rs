@@ -90,6 +90,13 @@ impl Session {
             if inner.closing {
                 return data.len();
             }
+            if inner.alone {
+                if !inner.output.slots.is_empty() {
+                    inner.obstacle = Obstacle::Due;
+                    return 0;
+                }
+                inner.alone = false;
+            }
             if inner.output.slots.len() >= DUE_MAX
                 || inner.output.bytes_held() >= HELD_BYTES
                 || self.worker.context.is_full()

@@ -8,9 +8,9 @@ use super::local::{self, Local};
 use super::output::Last;
 use super::session::{HELD_BYTES, Inner, Replies, Session};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
-use crate::command::{self, Args, Handling, LocalVerb, Row, Unsupported, VerbClass, reply};
+use crate::command::{self, Args, Handling, KeyspaceVerb, LocalVerb, Row, Unsupported, VerbClass, reply};
 use crate::config::Listener;
-use crate::coordinator::{self, Request, Verdict};
+use crate::coordinator::{self, Client, Request, Verdict};
 use crate::metrics::{Class, Outcome};
 use crate::topology::View;
 
@@ -59,10 +59,44 @@ impl Session {
                     self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
                 }
             }
+            Handling::Keyspace(verb) => {
+                let request = Request { frame, args, row, version, level };
+                return self.handle_keyspace(view, listener, verb, &request);
+            }
             Handling::Later(reason) => self.answer_with(row, Outcome::Refused, |out| reply::later(out, row, reason)),
             Handling::Refused(reason) => {
                 self.answer_with(row, Outcome::Refused, |out| reply::refused(out, row, reason));
             }
+        }
+        Handled::Yes
+    }
+
+    /// What is about all keys is neither overtaken by what came before it nor by what comes after it.
+    fn handle_keyspace(
+        self: &Rc<Self>,
+        view: &Rc<View>,
+        listener: &Listener,
+        verb: KeyspaceVerb,
+        request: &Request<'_>,
+    ) -> Handled {
+        {
+            let mut inner = self.inner.borrow_mut();
+            if !inner.output.slots.is_empty() {
+                inner.obstacle = Obstacle::Due;
+                return Handled::NotYet;
+            }
+            inner.alone = true;
+        }
+        let slot = self.open_slot(class_of(request.row));
+        let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+        let session = Rc::clone(self);
+        let has_ended = Box::new(move || session.has_ended());
+        let client = Client { listener: self.listener, has_ended };
+        let mut out = Vec::new();
+        let coordinator = &self.worker.coordinator;
+        let verdict = coordinator.dispatch_keyspace(view, listener, verb, request, client, &sink, slot, &mut out);
+        if let Verdict::Answered(outcome) = verdict {
+            self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
         }
         Handled::Yes
     }

@@ -77,6 +77,8 @@ pub(super) struct Inner {
     pub(super) closing: bool,
     /// The client will send nothing more.
     ended: bool,
+    /// A command about all keys is under way: what comes after it waits until it is answered.
+    pub(super) alone: bool,
     /// Others wait behind what this client does not read: it is held here, up to the listener's bound.
     pub(super) spilling: bool,
     /// Close now.
@@ -133,6 +135,7 @@ impl Session {
                 graced: false,
                 closing: false,
                 ended: false,
+                alone: false,
                 spilling: false,
                 broken: false,
             }),
@@ -166,6 +169,12 @@ impl Session {
         }
         obstructed.into_iter().for_each(Waker::wake);
         self.cells.clients_open.add(-1);
+    }
+
+    /// Whether the client will send nothing more, or is gone.
+    pub(super) fn has_ended(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.broken || inner.ended
     }
 
     /// Runs the task again, to see what has changed.
