@@ -511,6 +511,7 @@ fn commands_page() -> String {
     };
     let is_disabled = |row: &Row| row.handling == Handling::Local(command::LocalVerb::ClusterDisabled);
     let is_http = |row: &Row| row.handling == Handling::Local(command::LocalVerb::HttpRequest);
+    let is_keyspace = |row: &Row| matches!(row.handling, Handling::Keyspace(_));
     format!(
         "# Commands\n\n\
          What quoit does with each verb of Redis 6.2 to 8 and Valkey 9. This page is written from the command table by\n\
@@ -527,6 +528,8 @@ fn commands_page() -> String {
          - an array in the order of the keys; an error stands in the place of each key of a failed node: {}\n\
          - `OK`, or the first error: {}\n\
          - the sum, or the first error: {}\n\n\
+         ## All keys\n\n\
+         {}. Every node is asked; see [all keys](all-keys.md).\n\n\
          ## Answered by quoit\n\n{}\n\
          `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
          [replication](replication.md#looking-at-it).\n\n\
@@ -545,6 +548,7 @@ fn commands_page() -> String {
         split(SplitRule::Mget),
         split(SplitRule::Mset),
         split(SplitRule::SumIntegers),
+        rows.iter().filter(|row| is_keyspace(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         by_group(&rows, |row| matches!(row.handling, Handling::Local(_)) && !is_disabled(row) && !is_http(row)),
         rows.iter().filter(|row| is_disabled(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_http(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),

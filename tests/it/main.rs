@@ -17,6 +17,8 @@ mod edges;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod keyspace;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod memory;

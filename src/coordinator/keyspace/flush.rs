@@ -4,11 +4,12 @@
 //! store that is away would bring back what was not (`docs/decisions/2026-11-23-all-keys.md`).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::cursor::Position;
 use super::gather::Gather;
-use super::walk::Wanted;
-use super::{End, Job, PAGE_COUNT};
+use super::walk::{FENCE_PAUSE, Wanted};
+use super::{End, Job, PAGE_COUNT, Trouble};
 use crate::backend::redis::Node;
 use crate::command::reply;
 use crate::protocol::resp::write_request;
@@ -16,6 +17,15 @@ use crate::protocol::resp::write_request;
 impl Job {
     pub(super) async fn flush(&self, words: &[Vec<u8>]) -> Result<Vec<u8>, End> {
         let verb = words.first().map(|word| String::from_utf8_lossy(word).to_ascii_uppercase()).unwrap_or_default();
+        let mut spent = Duration::ZERO;
+        while let Err(trouble) = self.check_stores() {
+            // Stores whose fences this worker has not seen yet may vote soon.
+            if !(0..self.walk.stops.len()).any(|stop| self.walk.may_vote_soon(stop, spent)) {
+                return Err(trouble.into());
+            }
+            tokio::time::sleep(FENCE_PAUSE).await;
+            spent += FENCE_PAUSE;
+        }
         self.flush_nodes(&verb, words).await?;
         self.delete_all(&verb).await?;
         let mut out = Vec::new();
@@ -44,12 +54,21 @@ impl Job {
                 Err(failure) => failures.push(format!("node {label}: {}", failure.cause)),
             }
         }
-        if failures.is_empty() {
-            return Ok(());
+        if failures.is_empty() { Ok(()) } else { Err(incomplete(verb, &failures.join("; "))) }
+    }
+
+    /// Whether at most one store of each pool is away: with more some keys could not be deleted, and which would be chance.
+    fn check_stores(&self) -> Result<(), Trouble> {
+        let stops = || self.walk.stops.iter().enumerate().filter(|(_, stop)| stop.group.is_some());
+        let away = || stops().filter(|(at, _)| !self.walk.is_usable(*at));
+        for (_, stop) in away() {
+            let labels = away().filter(|(_, other)| other.pool == stop.pool);
+            let labels: Vec<&str> = labels.map(|(_, other)| other.node.options().label.as_ref()).collect();
+            if labels.len() > 1 {
+                return Err(Trouble::TooFew(format!("{} are away", labels.join(", "))));
+            }
         }
-        let mut out = Vec::new();
-        reply::flush_incomplete(&mut out, verb, &failures.join("; "));
-        Err(End::Reply(out))
+        Ok(())
     }
 
     /// Deletes every key of the pools with several replicas. All copies are looked at, since the store that should report
@@ -64,7 +83,10 @@ impl Job {
                 continue;
             }
             self.may_go_on(verb)?;
-            let page = self.walk.step(&mut position, &wanted).await?;
+            let page = match self.walk.step(&mut position, &wanted).await {
+                Ok(page) => page,
+                Err(trouble) => return Err(incomplete(verb, &trouble.to_string())),
+            };
             let Some(group) = self.walk.stops.iter().find(|it| it.pool == page.pool).and_then(|it| it.group.clone())
             else {
                 continue;
@@ -78,13 +100,13 @@ impl Job {
             }
         }
         let Some(first) = first else { return Ok(()) };
-        let mut out = Vec::new();
         let first = String::from_utf8_lossy(&first).trim_start_matches('-').trim_end().to_owned();
-        reply::flush_incomplete(
-            &mut out,
-            verb,
-            &format!("{failed} keys could not be deleted, the first of them: {first}"),
-        );
-        Err(End::Reply(out))
+        Err(incomplete(verb, &format!("{failed} keys could not be deleted, the first of them: {first}")))
     }
+}
+
+fn incomplete(verb: &str, why: &str) -> End {
+    let mut out = Vec::new();
+    reply::flush_incomplete(&mut out, verb, why);
+    End::Reply(out)
 }

@@ -238,7 +238,9 @@ impl Job {
         write_header(&mut out, b'*', 2);
         write_bulk(&mut out, next.to_string().as_bytes());
         write_header(&mut out, b'*', names.len());
-        names.iter().for_each(|name| write_bulk(&mut out, name));
+        for name in &names {
+            write_bulk(&mut out, name);
+        }
         Ok(out)
     }
 
@@ -402,8 +404,7 @@ impl End {
     fn into_reply(self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Self::Reply(reply) => return reply,
-            Self::Trouble(Trouble::Store(reply)) => return reply,
+            Self::Reply(reply) | Self::Trouble(Trouble::Store(reply)) => return reply,
             Self::Trouble(Trouble::Node(failure)) => {
                 let _: Outcome = write_failure(&failure, &mut out);
             }

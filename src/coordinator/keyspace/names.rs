@@ -66,12 +66,12 @@ mod tests {
         let mut text = "[[listener]]\nbind = \"127.0.0.1:1\"\npool = \"main\"\n".to_owned();
         for (prefix, pool, replacement) in routes {
             let replace = replacement.map(|with| format!("replace_prefix = \"{with}\"\n")).unwrap_or_default();
-            text += &format!("[[listener.route]]\nprefix = \"{prefix}\"\npool = \"{pool}\"\n{replace}");
+            text.extend([format!("[[listener.route]]\nprefix = \"{prefix}\"\npool = \"{pool}\"\n{replace}")]);
         }
         for (number, pool) in ["main", "other"].iter().enumerate() {
-            text += &format!(
+            text.extend([format!(
                 "[[pool]]\nname = \"{pool}\"\n[[pool.node]]\nname = \"a\"\naddress = \"10.0.0.{number}:6379\"\n"
-            );
+            )]);
         }
         check_text("test", &text).unwrap_or_else(|faults| panic!("{faults}"))
     }

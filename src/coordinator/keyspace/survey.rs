@@ -281,7 +281,8 @@ mod tests {
     use crate::version::Ballot;
 
     fn record(hlc: u64, tombstone: bool) -> Record {
-        Record { accepted: Ballot { hlc, id: 1, seq: 0 }, tombstone, ..Record::default() }
+        let id = u64::from(hlc > 0); // All zero is no version at all.
+        Record { accepted: Ballot { hlc, id, seq: 0 }, tombstone, ..Record::default() }
     }
 
     fn said(records: &[(usize, u64)]) -> Records {

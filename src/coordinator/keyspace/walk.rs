@@ -18,6 +18,7 @@
 //! - What quoit keeps in the stores is not reported.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ const RESTARTS_MAX: u32 = 2;
 /// How often, and after which pauses, a store whose fence was raised is asked again: the worker looks at fences once a
 /// second, and at once when it is told to.
 const FENCE_LOOKS_MAX: u32 = 40;
-const FENCE_PAUSE: Duration = Duration::from_millis(25);
+pub(super) const FENCE_PAUSE: Duration = Duration::from_millis(25);
 
 /// One store.
 pub(super) struct Stop {
@@ -85,6 +86,16 @@ pub(super) enum Trouble {
     Store(Vec<u8>),
     /// Too few stores answer.
     TooFew(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(failure) => write!(f, "{}: {}", failure.node, failure.cause),
+            Self::Store(text) => f.write_str(String::from_utf8_lossy(text).trim_start_matches('-').trim_end()),
+            Self::TooFew(why) => f.write_str(why),
+        }
+    }
 }
 
 /// One client's way over all keys.
@@ -177,6 +188,32 @@ impl Walk {
     /// The next page, and the place behind it. A page may be empty before the walk is over. Where it fails, the place
     /// from which it can be tried again is the one before.
     pub(super) async fn step(&self, position: &mut Position, wanted: &Wanted) -> Result<Page, Trouble> {
+        let mut spent = Duration::ZERO;
+        loop {
+            let mut here = *position;
+            match self.try_step(&mut here, wanted).await {
+                Ok(page) => {
+                    *position = here;
+                    return Ok(page);
+                }
+                Err(Trouble::TooFew(_)) if self.may_vote_soon(here.stop, spent) => {
+                    tokio::time::sleep(FENCE_PAUSE).await;
+                    spent += FENCE_PAUSE;
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
+
+    /// Whether a store of the pool that is reached does not vote yet, and it is worth waiting for: the pool just begins, or
+    /// this worker has not looked yet.
+    pub(super) fn may_vote_soon(&self, stop: usize, spent: Duration) -> bool {
+        let Some(group) = self.stops.get(stop).and_then(|stop| stop.group.as_ref()) else { return false };
+        spent < group.settings.timeout
+            && group.members.iter().any(|member| !member.votes() && member.node.is_available())
+    }
+
+    async fn try_step(&self, position: &mut Position, wanted: &Wanted) -> Result<Page, Trouble> {
         let mut restarts = 0;
         loop {
             self.leave_out_known(position);
@@ -185,7 +222,7 @@ impl Walk {
                 (Ok(found), _) => found,
                 (Err(trouble), None) => return Err(trouble),
                 (Err(trouble), Some(_)) => {
-                    self.leave_out(position, trouble, wanted, &mut restarts)?;
+                    self.leave_out(position, &trouble, wanted, &mut restarts)?;
                     continue;
                 }
             };
@@ -232,7 +269,8 @@ impl Walk {
         position.run = 0;
     }
 
-    fn is_usable(&self, stop: usize) -> bool {
+    /// Whether the store at a stop with replicas votes and answers, as far as this worker knows.
+    pub(super) fn is_usable(&self, stop: usize) -> bool {
         let Some(stop) = self.stops.get(stop) else { return false };
         let votes = stop.group.as_ref().and_then(|group| group.members.get(stop.member)).is_some_and(|it| it.votes());
         votes && stop.node.is_available()
@@ -260,7 +298,7 @@ impl Walk {
     fn leave_out(
         &self,
         position: &mut Position,
-        trouble: Trouble,
+        trouble: &Trouble,
         wanted: &Wanted,
         restarts: &mut u32,
     ) -> Result<(), Trouble> {
@@ -275,7 +313,7 @@ impl Walk {
             Away::Known(other) | Away::Patched(other) => {
                 *restarts += 1;
                 if *restarts > RESTARTS_MAX || !self.is_usable(other) {
-                    return Err(Trouble::TooFew(self.explain(other, &trouble)));
+                    return Err(Trouble::TooFew(self.explain(other, trouble)));
                 }
                 // The other has come back: without this one all is begun anew.
                 *position = Position { stop: first, away: Away::Known(stop), store: 0, run: 0 };
@@ -288,13 +326,8 @@ impl Walk {
     }
 
     fn explain(&self, other: usize, trouble: &Trouble) -> String {
-        let why = match trouble {
-            Trouble::Node(failure) => format!("{}: {}", failure.node, failure.cause),
-            Trouble::Store(text) => String::from_utf8_lossy(text).trim_end().to_owned(),
-            Trouble::TooFew(why) => why.clone(),
-        };
         let label = self.stops.get(other).map(|stop| stop.node.options().label.as_ref()).unwrap_or_default();
-        format!("{why}; and {label} is away")
+        format!("{trouble}; and {label} is away")
     }
 
     /// Asks one store for a page, from the beginning if the store's process is another than before.
