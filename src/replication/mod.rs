@@ -238,7 +238,7 @@ impl<B: Backend> Group<B> {
     }
 
     /// Whether no store can hold a key from before quoit.
-    fn is_pure(&self) -> bool {
+    pub fn is_pure(&self) -> bool {
         self.members.iter().all(|member| member.is_pure())
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::cursor::Position;
-use super::gather::Gather;
+use super::gather::{Gather, Miss};
 use super::walk::{FENCE_PAUSE, Wanted};
 use super::{End, Job, PAGE_COUNT, Trouble};
 use crate::backend::redis::Node;
@@ -51,7 +51,8 @@ impl Job {
                         String::from_utf8_lossy(reply.strip_prefix(b"-").unwrap_or(&reply)).trim_end().to_owned();
                     failures.push(format!("node {label}: {text}"));
                 }
-                Err(failure) => failures.push(format!("node {label}: {}", failure.cause)),
+                Err(Miss::Failed(failure)) => failures.push(format!("node {label}: {}", failure.cause)),
+                Err(Miss::TooLong) => failures.push(format!("node {label}: an answer too long")),
             }
         }
         if failures.is_empty() { Ok(()) } else { Err(incomplete(verb, &failures.join("; "))) }

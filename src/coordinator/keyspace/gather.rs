@@ -6,19 +6,28 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::backend::redis::Node;
-use crate::backend::{Cause, Failure, Flow, Piece, ReplySink, Tag};
+use crate::backend::{Failure, Flow, Piece, ReplySink, Tag};
 use crate::protocol::resp::Version;
 
 /// All answers together. A page of keys has some hundred kilobytes at most, unless keys are very long.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What one question came to.
-pub(super) type Answer = Result<Vec<u8>, Failure>;
+pub(super) type Answer = Result<Vec<u8>, Miss>;
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub(super) enum Miss {
+    /// The store gave none.
+    Failed(Failure),
+    /// It is longer than what is held.
+    TooLong,
+}
 
 #[derive(Default)]
 struct Part {
     reply: Vec<u8>,
-    failure: Option<Failure>,
+    miss: Option<Miss>,
     settled: bool,
 }
 
@@ -85,7 +94,7 @@ impl Gather {
         .await;
         let mut inbox = self.inbox.borrow_mut();
         inbox.bytes = 0;
-        inbox.parts.drain(..).map(|part| part.failure.map_or(Ok(part.reply), Err)).collect()
+        inbox.parts.drain(..).map(|part| part.miss.map_or(Ok(part.reply), Err)).collect()
     }
 
     fn extend(inbox: &mut Inbox, tag: Tag, bytes: &[u8]) {
@@ -94,7 +103,7 @@ impl Gather {
         let Some(part) = inbox.parts.get_mut(tag.part as usize).filter(|part| !part.settled) else { return };
         if too_long {
             part.reply = Vec::new();
-            part.failure = Some(Failure { node: "stores".into(), cause: Cause::Overloaded });
+            part.miss = Some(Miss::TooLong);
         } else {
             part.reply.extend_from_slice(bytes);
         }
@@ -106,8 +115,8 @@ impl Gather {
         Self::extend(inbox, tag, bytes);
         let Some(part) = inbox.parts.get_mut(tag.part as usize).filter(|part| !part.settled) else { return };
         part.settled = true;
-        if failure.is_some() {
-            part.failure = failure;
+        if let Some(failure) = failure {
+            part.miss = Some(Miss::Failed(failure));
         }
         inbox.due -= 1;
         if inbox.due == 0
@@ -143,6 +152,5 @@ impl ReplySink for Gather {
 pub(super) async fn ask(node: &Rc<Node>, origin: usize, replies: u32, write: &mut dyn FnMut(&mut Vec<u8>)) -> Answer {
     let gather = Gather::new(origin);
     gather.ask(node, replies, write);
-    let broken = || Failure { node: Arc::clone(&node.options().label), cause: Cause::Overloaded };
-    gather.all().await.pop().unwrap_or_else(|| Err(broken()))
+    gather.all().await.pop().unwrap_or(Err(Miss::TooLong))
 }

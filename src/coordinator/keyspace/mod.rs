@@ -41,6 +41,9 @@ use walk::{Page, Trouble, Walk, Wanted};
 const PAGE_COUNT: u64 = 1_000;
 /// The same where the client does not say; Redis's own number.
 const SCAN_COUNT: u64 = 10;
+/// With several replicas, so many pages are looked at for one that has names, and for so long, before an empty one is given.
+const EMPTY_PAGES_MAX: usize = 32;
+const EMPTY_MAX: Duration = Duration::from_millis(50);
 /// A client that has ended its side of the connection may only have said all that it had to say; what it is given so long
 /// to hear, it gets.
 const ENDED_MAX: Duration = Duration::from_secs(1);
@@ -222,10 +225,23 @@ impl Job {
     }
 
     async fn scan(&self, cursor: u64, wanted: &Wanted) -> Result<Vec<u8>, End> {
+        let asked = wanted.count;
         // A cursor of another layout is of no use: the scan begins again, and loses nothing.
         let mut position = self.walk.layout.unpack(cursor).unwrap_or_default();
-        let page = self.walk.step(&mut position, wanted).await?;
-        let names = self.names_of(&page, wanted.pattern.as_deref());
+        let mut wanted = wanted.clone();
+        let mut names = Vec::new();
+        for _ in 0..EMPTY_PAGES_MAX {
+            let stop = position.stop;
+            let page = self.walk.step(&mut position, &wanted).await?;
+            names = self.names_of(&page, wanted.pattern.as_deref());
+            let late = self.context.clock.tick().since(self.began) > EMPTY_MAX;
+            let replicated = self.walk.stops.get(stop).is_some_and(|stop| stop.group.is_some());
+            if !names.is_empty() || late || !replicated || self.walk.is_over(&position) {
+                break;
+            }
+            // Most of what one store has another reports: there is little to come before its turn.
+            wanted.count = if position.stop == stop { wanted.count.saturating_mul(2) } else { asked };
+        }
         let next = if self.walk.is_over(&position) { Some(0) } else { self.walk.layout.pack(&position) };
         let mut out = Vec::new();
         let Some(next) = next else {
@@ -312,7 +328,7 @@ impl Job {
         }
         let mut total: i64 = 0;
         for answer in gather.all().await {
-            let reply = answer.map_err(Trouble::Node)?;
+            let reply = answer.map_err(Trouble::from)?;
             total = total.saturating_add(integer(&reply).ok_or(Trouble::Store(reply))?);
         }
         let wanted = Wanted { count: PAGE_COUNT, ..Wanted::default() };

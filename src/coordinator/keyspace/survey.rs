@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+use super::End;
 use super::cursor::{Away, Position};
 use super::gather::Gather;
 use super::walk::{Homes, Stop, Trouble, Walk, Wanted};
@@ -49,6 +50,7 @@ impl Walk {
         }
         let level = self.level_of(stop.pool);
         let mut reported = if level.read_acks(group.settings.quorums) > 1 {
+            candidates.retain(|it| !self.is_covered_by(&it.homes, position));
             self.survey(group, position, candidates, level).await?
         } else {
             candidates.retain(|it| is_first(&it.homes, position));
@@ -185,13 +187,13 @@ impl Walk {
             for key in part {
                 self.serve(group, pool, row, verb, key, level, &gather);
             }
-            replies.extend(gather.all().await.into_iter().map(|answer| {
-                answer.unwrap_or_else(|failure| {
-                    let mut out = Vec::new();
-                    let _outcome = crate::coordinator::write_failure(&failure, &mut out);
-                    out
-                })
-            }));
+            replies.extend(
+                gather
+                    .all()
+                    .await
+                    .into_iter()
+                    .map(|answer| answer.unwrap_or_else(|miss| End::Trouble(miss.into()).into_reply())),
+            );
         }
         replies
     }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::cursor::{Away, Layout, Position, layout_bits, run_bits};
-use super::gather::ask;
+use super::gather::{Miss, ask};
 use super::names::{Names, pools_of};
 use crate::backend::redis::Node;
 use crate::backend::{Cause, Failure, Stores};
@@ -86,6 +86,15 @@ pub(super) enum Trouble {
     Store(Vec<u8>),
     /// Too few stores answer.
     TooFew(String),
+}
+
+impl From<Miss> for Trouble {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Failed(failure) => Self::Node(failure),
+            Miss::TooLong => Self::Store(b"-ERR names of keys too long for quoit to hold\r\n".to_vec()),
+        }
+    }
 }
 
 impl fmt::Display for Trouble {
@@ -217,6 +226,9 @@ impl Walk {
         let mut restarts = 0;
         loop {
             self.leave_out_known(position);
+            while !wanted.copies && self.is_covered(position) {
+                self.advance(position);
+            }
             let Some(stop) = self.stops.get(position.stop) else { return Ok(Page { pool: 0, keys: Vec::new() }) };
             let found = match (self.scan(stop, position, wanted).await, &stop.group) {
                 (Ok(found), _) => found,
@@ -276,6 +288,26 @@ impl Walk {
         votes && stop.node.is_available()
     }
 
+    /// Whether the stops behind this one, without the one that is left out, are so many of a key's replicas that one of them
+    /// holds whatever was answered to a client: of N replicas W hold it. Then nothing is reported here.
+    pub(super) fn is_covered_by(&self, homes: &Homes, position: &Position) -> bool {
+        let Some(stop) = self.stops.get(position.stop) else { return false };
+        let Some(group) = stop.group.as_ref().filter(|group| group.is_pure()) else { return false };
+        let left_out = |home: usize| position.away == Away::Known(home) || position.away == Away::Patched(home);
+        let later = homes.iter().filter(|home| **home > position.stop && !left_out(**home)).count();
+        let quorums = group.settings.quorums;
+        self.level_of(stop.pool).read_acks(quorums) > 1 && later > usize::from(quorums.replicas - quorums.write)
+    }
+
+    /// The same of all keys of a pool, where each is on every store.
+    fn is_covered(&self, position: &Position) -> bool {
+        let Some(stop) = self.stops.get(position.stop) else { return false };
+        let Some(group) = &stop.group else { return false };
+        let first = self.first_of(position.stop);
+        let all: Homes = (first..first + group.members.len()).collect();
+        group.members.len() == usize::from(group.settings.quorums.replicas) && self.is_covered_by(&all, position)
+    }
+
     /// At the beginning of a pool, leaves out the one store that is known to be away: nothing has to be walked twice then.
     fn leave_out_known(&self, position: &mut Position) {
         let Some(stop) = self.stops.get(position.stop).filter(|stop| stop.group.is_some()) else { return };
@@ -332,20 +364,29 @@ impl Walk {
 
     /// Asks one store for a page, from the beginning if the store's process is another than before.
     async fn scan(&self, stop: &Stop, position: &Position, wanted: &Wanted) -> Result<Found, Trouble> {
-        let mut question = Question { cursor: position.store, run: position.run, asks_run: true, repeated: false };
+        let mut question = Question {
+            cursor: position.store,
+            run: position.run,
+            count: count_for(stop, wanted),
+            asks_run: true,
+            repeated: false,
+        };
         let mut fence_looks = 0;
         loop {
-            let reply = match ask(&stop.node, self.origin, question.replies(stop), &mut |out| {
-                question.write(stop, wanted, out);
-            })
-            .await
-            {
+            let mut write = |out: &mut Vec<u8>| question.write(stop, wanted, out);
+            let reply = match ask(&stop.node, self.origin, question.replies(stop), &mut write).await {
+                Ok(reply) => reply,
                 // The connection may have been dead before this: a page can be asked for twice.
-                Err(Failure { cause: Cause::Broken(_) | Cause::Unsent(_), .. }) if !question.repeated => {
+                Err(Miss::Failed(Failure { cause: Cause::Broken(_) | Cause::Unsent(_), .. })) if !question.repeated => {
                     question.repeated = true;
                     continue;
                 }
-                other => other.map_err(Trouble::Node)?,
+                // Very long names.
+                Err(Miss::TooLong) if question.count > 1 => {
+                    question.count = (question.count / 10).max(1);
+                    continue;
+                }
+                Err(miss) => return Err(miss.into()),
             };
             if reply.first() == Some(&b'-') {
                 if question.asks_run && reply.starts_with(b"-NOPERM") {
@@ -403,6 +444,7 @@ fn check_fence(stop: &Stop, group: &Rc<Group<Stores>>, fence: &[u8]) -> Result<(
 struct Question {
     cursor: u64,
     run: u16,
+    count: u64,
     asks_run: bool,
     repeated: bool,
 }
@@ -418,14 +460,10 @@ impl Question {
         if self.asks_run {
             write_request(out, [b"INFO".as_slice(), b"server"].into_iter());
         }
-        let mut count = wanted.count.min(COUNT_MAX);
-        if let Some(group) = &stop.group {
+        if stop.group.is_some() {
             write_request(out, [b"GET".as_slice(), FENCE_KEY].into_iter());
-            // Every second name is a record's, and each key is met once a replica.
-            let replicas = u64::from(group.settings.quorums.replicas);
-            count = count.saturating_mul(2 * replicas).min(COUNT_REPLICATED_MAX);
         }
-        let (cursor, count) = (self.cursor.to_string(), count.to_string());
+        let (cursor, count) = (self.cursor.to_string(), self.count.to_string());
         let mut words: SmallVec<[&[u8]; 8]> = SmallVec::new();
         words.extend([b"SCAN".as_slice(), cursor.as_bytes(), b"COUNT", count.as_bytes()]);
         if let Some(pattern) = wanted.pattern.as_deref().filter(|_| stop.is_plain) {
@@ -462,6 +500,18 @@ impl Question {
             }
         }
         Some((run, fence, Ok((next, keys))))
+    }
+}
+
+/// How many places a store is to look at.
+fn count_for(stop: &Stop, wanted: &Wanted) -> u64 {
+    match &stop.group {
+        None => wanted.count.min(COUNT_MAX),
+        // Every second name is a record's, and each key is met once a replica.
+        Some(group) => {
+            let replicas = u64::from(group.settings.quorums.replicas);
+            wanted.count.saturating_mul(2 * replicas).min(COUNT_REPLICATED_MAX)
+        }
     }
 }
 
