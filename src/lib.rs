@@ -65,6 +65,15 @@
 //! 4. A fragment that cannot be sent, or fails later, fails alone. When the last is settled the merge makes one reply,
 //!    by the [`command::SplitRule`]: `OK`, or the first error. The session hears that as one whole reply.
 //!
+//! ## The path of one SCAN
+//!
+//! 1. As above up to the row, whose handling is [`Keyspace`](command::Handling::Keyspace). The session waits until all that
+//!    came before is answered, and takes nothing further until this is.
+//! 2. [`coordinator::Coordinator::dispatch_keyspace`] reads the arguments and starts a task. The cursor says which store it
+//!    is at; one transaction asks that store for a page, for its `run_id` and, if it is of a replicated pool, for its fence.
+//! 3. Keys that another store reports are left out: with one copy by the ring, with several by their records on the other
+//!    replicas. What routes do to names is undone, and the next cursor goes with the page.
+//!
 //! ## The path of one replicated SET and GET
 //!
 //! 1. As above up to [`coordinator::Coordinator::dispatch`], which finds that the key's pool has several replicas: it asks

@@ -272,6 +272,8 @@ fn errors_are_quoted_to_the_letter() {
     add(&|out| reply::too_large(out, "bytes in one request of this kind", request));
     add(&|out| reply::too_large(out, "keys in one command", listener.keys_per_command_max));
     add(&|out| reply::too_large(out, "bytes in the replies to one command", replies));
+    let names = usize::try_from(listener.keys_reply_bytes_max).unwrap();
+    add(&|out| reply::keys_too_many(out, names));
     for text in texts {
         let text = format!("`{}`", String::from_utf8(text).unwrap().trim_end());
         assert!(page.contains(&text), "the README does not have {text}");

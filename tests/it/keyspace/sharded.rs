@@ -262,6 +262,14 @@ fn keys_of_many_keys() {
     let mut client = fleet.client();
     let reply = client.line("KEYS *");
     assert_eq!(reply.items().len() as u64, count, "each is on both stores, and one owns it");
+    // Who does not read holds up nobody, and gets it all when it does.
+    let mut slow = fleet.client();
+    slow.send(&encode(&["KEYS", "*"]));
+    for _ in 0..3 {
+        assert_eq!(names(&client.line("KEYS key:17")), ["key:17"]);
+    }
+    assert_eq!(slow.receive().value.items().len() as u64, count);
+    drop(slow);
     let mut hasty = fleet.client();
     // Who leaves in the middle leaves nothing behind.
     hasty.send(&encode(&["KEYS", "*"]));
