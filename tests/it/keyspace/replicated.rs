@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::{check_all_there, check_once, fill, names, patient_page, scan, scan_by_turns};
-use crate::support::{Client, Cluster, Fault, PATIENCE, Reach, Value, all_serve, encode, eventually};
+use crate::support::{
+    Client, Cluster, DURABLE, Fault, PATIENCE, Program, Reach, RedisServer, Value, all_serve, encode, eventually,
+};
 
 /// Deletes keys, each in a request of its own.
 #[track_caller]
@@ -363,6 +365,25 @@ fn keys_from_before() {
     eventually("the pool begins", PATIENCE, || !client.line("GET before:1").is_error());
     check_once(scan(&mut client, "COUNT 10"), &all, "SCAN");
     check(&mut client, &all, "adopted");
+}
+
+/// Other versions of the stores.
+#[test]
+fn other_versions() {
+    for program in [Program::Named("QUOIT_REDIS_62"), Program::Named("QUOIT_REDIS_8"), Program::Named("QUOIT_VALKEY")] {
+        let stores: Option<Vec<_>> = (0..3).map(|_| RedisServer::start_with(program, DURABLE)).collect();
+        let Some(stores) = stores else { continue };
+        let cluster = Cluster::in_front_of(stores, 1, Reach::Direct, |_, config| config);
+        if !cluster.has_proxies() {
+            return;
+        }
+        let mut client = cluster.client(0);
+        let all = fill(&mut client, "key:", 300);
+        check(&mut client, &all, &format!("{program:?}"));
+        check_once(scan(&mut client, "COUNT 7 TYPE string MATCH key:*"), &all, &format!("{program:?}"));
+        assert_eq!(client.line("FLUSHALL").text(), "OK");
+        check(&mut client, &[], &format!("{program:?}, flushed"));
+    }
 }
 
 /// What quoit keeps is in no answer, whatever is asked for.
