@@ -234,6 +234,28 @@ fn a_million_keys() {
     eventually("the memory comes back", PATIENCE, || quoit.rss_bytes() < before + 64 * MIB);
 }
 
+/// F4: what a burst took comes back though nothing happens afterwards: nothing is freed any more, which is when an
+/// allocator looks for memory to give back.
+#[test]
+fn the_memory_of_a_burst_before_silence() {
+    let Some(fleet) = Fleet::start(1) else { return };
+    let Some(quoit) = fleet.quoit() else { return };
+    let before = quoit.rss_bytes();
+    let mut request = b"*50001\r\n$4\r\nMGET\r\n".to_vec();
+    // All but the last of its keys.
+    for number in 1..50_000 {
+        write!(request, "$200\r\nkey:{number:0196}\r\n").expect("a vector grows");
+    }
+    let mut unfinished: Vec<Client> = (0..8).map(|_| fleet.client()).collect();
+    for client in &mut unfinished {
+        client.send(&request);
+    }
+    let sent = u64::try_from(unfinished.len() * request.len()).expect("some MiB");
+    eventually("all was read", PATIENCE, || quoit.rss_bytes() > before + sent);
+    drop(unfinished);
+    eventually("the memory comes back", PATIENCE, || quoit.rss_bytes() < before + 32 * MIB);
+}
+
 /// Ten thousand connections that were used once and then say nothing.
 #[test]
 fn ten_thousand_idle_connections() {

@@ -29,6 +29,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How long a worker's buffers may be full before those clients that hold most are closed: nothing is read meanwhile, and
 /// who waits for room may wait for clients that never make any.
 const FULL_MAX: Duration = Duration::from_secs(1);
+/// How often the allocator is called though nobody needs memory, and for how much: see [`call_the_allocator`].
+const ALLOCATOR_CALL: Duration = Duration::from_secs(1);
+const ALLOCATOR_CALL_BYTES: usize = 1024 * 1024;
 /// A client that holds less is not closed for it.
 const WORTH_CLOSING_BYTES: usize = 64 * 1024;
 
@@ -76,6 +79,7 @@ pub struct Worker {
     slot_queues: RefCell<Vec<VecDeque<Slot>>>,
     draining: Cell<bool>,
     full_since: Cell<Option<Moment>>,
+    allocator_called: Cell<Moment>,
 }
 
 /// Counts a client out when it is gone.
@@ -115,6 +119,7 @@ impl Worker {
             slot_queues: RefCell::default(),
             draining: Cell::new(false),
             full_since: Cell::default(),
+            allocator_called: Cell::new(context.clock.tick()),
             context,
         })
     }
@@ -182,6 +187,10 @@ impl Worker {
             }
         } else {
             self.full_since.set(None);
+        }
+        if now.since(self.allocator_called.get()) >= ALLOCATOR_CALL {
+            self.allocator_called.set(now);
+            call_the_allocator();
         }
     }
 
@@ -269,4 +278,13 @@ impl Worker {
             kept.push(slots);
         }
     }
+}
+
+/// Has the allocator look for memory to give back (FAILURES F4). mimalloc returns pages a second after they were freed,
+/// but looks at the time only when it frees others (`_mi_page_free` in its page.c): what the end of a burst freed would
+/// stay for as long as the proxy has little to do. A block of more than 512 KiB is a page of its own, freed at once;
+/// nothing writes to it, so that it takes no memory.
+fn call_the_allocator() {
+    // Without the black box the compiler may leave both calls out.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(ALLOCATOR_CALL_BYTES)));
 }
