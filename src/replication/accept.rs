@@ -516,6 +516,8 @@ pub(super) struct Put {
     pub(super) held: usize,
     /// Those that hold it or something newer, whether they vote or not.
     pub(super) taken: SmallVec<[usize; 7]>,
+    /// Those that could not load it, and what each said.
+    pub(super) refused: SmallVec<[(usize, String); 1]>,
     /// A promise to another proposal was in the way.
     pub(super) promised: bool,
     pub(super) trouble: String,

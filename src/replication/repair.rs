@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -18,6 +19,7 @@ use super::round::{Round, Said, sleep};
 use super::wire::{Answer, Cursor, Seen, write_number, write_probe, write_script};
 use super::{Engine, Group, Member, Members};
 use crate::backend::Backend;
+use crate::clock::Moment;
 use crate::protocol::resp::{Version, write_bulk};
 use crate::version::{Ballot, FENCE_KEY, Record, Script};
 
@@ -25,6 +27,9 @@ use crate::version::{Ballot, FENCE_KEY, Record, Script};
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Keys repaired at a time: enough to hide the round trip, few enough not to be felt.
 const AT_A_TIME: usize = 16;
+
+/// How often the log has it that a store refuses states.
+const COMPLAINTS_APART: Duration = Duration::from_secs(60);
 
 /// Replicas of a key, as a set of their places: all, and those of which nothing is known.
 pub(super) const ALL: u8 = u8::MAX;
@@ -43,12 +48,28 @@ pub(super) struct Queue<B: Backend> {
     /// Which are in it.
     known: RefCell<HashSet<u64>>,
     running: Cell<bool>,
+    complaints: RefCell<Vec<Complaint>>,
 }
 
 impl<B: Backend> Default for Queue<B> {
     fn default() -> Self {
-        Self { waiting: RefCell::default(), known: RefCell::default(), running: Cell::new(false) }
+        Self {
+            waiting: RefCell::default(),
+            known: RefCell::default(),
+            running: Cell::new(false),
+            complaints: RefCell::default(),
+        }
     }
+}
+
+/// A store's refusal of a state, as the log has it: a store of an older version refuses every key, again and again.
+struct Complaint {
+    pool: String,
+    node: Arc<str>,
+    /// When it was logged.
+    at: Moment,
+    /// How often it came since without being logged.
+    more: u64,
 }
 
 /// Looks at what replicas answer after the client was answered.
@@ -200,9 +221,9 @@ impl<B: Backend> Engine<B> {
         if stale.is_empty() {
             return Repair::Left(stale);
         }
-        let Some(source) = held.holders(newest).next() else { return Repair::TooFew };
-        let Ok(whole) = self.fetch(group, members, key, &name.record, source).await else { return Repair::TooFew };
-        let put = self.put(group, members, key, &name.record, &whole, b"W", &stale).await;
+        let Some(put) = self.carry(group, members, &name, held.holders(newest), &stale).await else {
+            return Repair::TooFew;
+        };
         if put.promised && !self.settle(Proposal::identity(self, group, members, key)).await {
             return Repair::TooFew;
         }
@@ -230,10 +251,7 @@ impl<B: Backend> Engine<B> {
         let stale: SmallVec<[usize; 7]> =
             (0..members.len()).filter(|at| !held.holders(newest).any(|holder| holder == *at)).collect();
         let mut holding = held.holders(newest).count();
-        if let Some(source) = held.holders(newest).next()
-            && let Ok(state) = self.fetch(group, members, key, &name.record, source).await
-        {
-            let put = self.put(group, members, key, &name.record, &state, b"W", &stale).await;
+        if let Some(put) = self.carry(group, members, &name, held.holders(newest), &stale).await {
             holding += put.held;
             if holding >= needed {
                 return true;
@@ -242,6 +260,42 @@ impl<B: Backend> Engine<B> {
         // A state that is newer somewhere need not build on this one, and what the proposal settles may be another.
         let _: bool = self.settle(Proposal::identity(self, group, members, key)).await;
         false
+    }
+
+    /// Brings the state of one holder to members that lack it, and the same of the next holder to those that cannot load
+    /// that: among stores of several versions, the payload of an older one may be what they can. None if no holder gave
+    /// its state.
+    async fn carry(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        name: &Key,
+        holders: impl Iterator<Item = usize>,
+        stale: &[usize],
+    ) -> Option<Put> {
+        let mut carried: Option<(Option<Ballot>, Put)> = None;
+        for source in holders {
+            let to: SmallVec<[usize; 7]> = match &carried {
+                Some((_, put)) => put.unreadable().collect(),
+                None => stale.into(),
+            };
+            if to.is_empty() {
+                break;
+            }
+            let Ok(state) = self.fetch(group, members, &name.name, &name.record, source).await else { continue };
+            let ballot = Record::decode(&state.record).ok().map(|record| record.accepted);
+            if carried.as_ref().is_some_and(|(first, _)| *first != ballot) {
+                continue; // It has moved on meanwhile: not what the others were given.
+            }
+            let put = self.send(group, members, &name.name, &name.record, &state, b"W", &to).await;
+            carried = match carried {
+                Some((first, before)) => Some((first, before.followed_by(put, &to))),
+                None => Some((ballot, put)),
+            };
+        }
+        let (_, put) = carried?;
+        self.conclude(group, members, &name.name, &put, stale);
+        Some(put)
     }
 
     /// Asks members for their records of one key until `wanted` that vote have answered; none if too few did.
@@ -327,9 +381,27 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Brings a state to members; to those that do not take it now, the background will. `mode` is `W` for one that a quorum may hold already, `P` for one of a proposal.
+    /// Brings a state to members; to those that do not take it now, the background will. `mode` is `W` for one that a
+    /// quorum may hold already, `P` for one of a proposal.
     #[expect(clippy::too_many_arguments, reason = "a key, a state, and where it goes")]
     pub(super) async fn put(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        key: &[u8],
+        record: &[u8],
+        state: &State,
+        mode: &[u8],
+        to: &[usize],
+    ) -> Put {
+        let put = self.send(group, members, key, record, state, mode, to).await;
+        self.conclude(group, members, key, &put, to);
+        put
+    }
+
+    /// The same without looking at what it came to.
+    #[expect(clippy::too_many_arguments, reason = "a key, a state, and where it goes")]
+    async fn send(
         &self,
         group: &Rc<Group<B>>,
         members: &Members<B>,
@@ -376,21 +448,74 @@ impl<B: Backend> Engine<B> {
                     }
                 }
                 Ok(Answer::Error(text)) => {
-                    group.cells.transfers_refused.increment();
                     let label = members.get(at).map(|member| self.backend.label(&member.node));
-                    let text = String::from_utf8_lossy(text);
+                    let text = String::from_utf8_lossy(text).into_owned();
                     put.trouble = format!("{}: {text}", label.as_deref().unwrap_or_default());
-                    // A store of an older version cannot read what a newer one has written.
-                    tracing::warn!(pool = %group.name, node = %label.as_deref().unwrap_or_default(), %text, "a state could not be transferred");
+                    put.refused.push((at, text));
                 }
                 Ok(other) => put.trouble = self.other_answer(group, members, at, &other),
                 Err(failure) => put.trouble = format!("{}: {}", failure.node, failure.cause),
+            }
+        }
+        put
+    }
+
+    /// Counts and logs what members refused, and leaves to the background what they did not take.
+    fn conclude(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8], put: &Put, to: &[usize]) {
+        for (at, text) in &put.refused {
+            group.cells.transfers_refused.increment();
+            if let Some(member) = members.get(*at) {
+                self.complain(&group.name, self.backend.label(&member.node), text);
             }
         }
         if put.taken.len() < to.len() {
             let lacking = to.iter().filter(|at| !put.taken.contains(at));
             self.missed(group, key, members, lacking.fold(0, |lacking, at| lacking | 1 << at));
         }
-        put
+    }
+
+    /// Logs that a store refused a state, unless the log has had that of the store not long ago.
+    fn complain(&self, pool: &str, node: Arc<str>, text: &str) {
+        let now = self.backend.now();
+        let mut complaints = self.repairs.complaints.borrow_mut();
+        let known = complaints.iter_mut().find(|known| known.node == node && known.pool == pool);
+        let not_logged = match known {
+            Some(known) if now.since(known.at) < COMPLAINTS_APART => {
+                known.more += 1;
+                return;
+            }
+            Some(known) => {
+                known.at = now;
+                std::mem::take(&mut known.more)
+            }
+            None => {
+                // Stores that have left the topology leave the list too.
+                complaints.retain(|known| now.since(known.at) < COMPLAINTS_APART * 10);
+                complaints.push(Complaint { pool: pool.to_owned(), node: Arc::clone(&node), at: now, more: 0 });
+                0
+            }
+        };
+        tracing::warn!(%pool, %node, %text, not_logged, "a state could not be transferred");
+    }
+}
+
+impl Put {
+    /// Those that cannot read what the store sent from which it came, and may be able to read what another sends: a
+    /// store of an older version cannot read what a newer one writes.
+    fn unreadable(&self) -> impl Iterator<Item = usize> {
+        let is_unreadable =
+            |text: &str| text.starts_with("ERR DUMP payload") || text.starts_with("ERR Bad data format");
+        self.refused.iter().filter(move |(_, text)| is_unreadable(text)).map(|(at, _)| *at)
+    }
+
+    /// What it came to, with what came of the same state from another holder for the members `again`.
+    fn followed_by(mut self, next: Self, again: &[usize]) -> Self {
+        self.held += next.held;
+        self.taken.extend(next.taken);
+        self.refused.retain(|(at, _)| !again.contains(at));
+        self.refused.extend(next.refused);
+        self.promised |= next.promised;
+        self.trouble = next.trouble;
+        self
     }
 }

@@ -290,13 +290,6 @@ impl Quoit {
         Ok(HttpReply { status: status.ok_or(io::ErrorKind::InvalidData)?, body: body.to_owned() })
     }
 
-    /// Every sample of the page of metrics: name with labels, and the value.
-    pub(crate) fn metrics(&self) -> Vec<(String, f64)> {
-        let page = self.admin("GET", "/metrics").body;
-        let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
-        samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
-    }
-
     /// The samples of one metric: the text of its labels, and the value.
     pub(crate) fn metric(&self, name: &str) -> Vec<(String, f64)> {
         let page = self.admin("GET", "/metrics").body;
