@@ -9,7 +9,7 @@ use quoit::command::{self, Flag, Handling, Row};
 use super::grammar::{Commands, SEVERAL_KEYS, SINGLE_KEY};
 use super::{Compare, LEFT_OUT, Outcomes, Pair, show, verb_of};
 use crate::support::{
-    Cluster, PATIENCE, Program, Reach, RedisServer, Value, encode, eventually, is_refused, is_unknown, random,
+    Cluster, PATIENCE, Program, Reach, RedisServer, Value, encode, eventually, is_refused, is_unknown, patient, random,
     replicas_converge, setting,
 };
 
@@ -44,7 +44,7 @@ struct Comparison {
 
 impl Comparison {
     fn start(stores: usize) -> Option<Self> {
-        let cluster = Cluster::start(stores, 1, Reach::Direct)?;
+        let cluster = Cluster::start_with(stores, 1, Reach::Direct, patient)?;
         if !cluster.has_proxies() {
             return None;
         }

@@ -14,7 +14,10 @@ mod trouble;
 mod verbs;
 mod workload;
 
-use crate::support::{Client, Cluster, Fault, PATIENCE, Value, eventually};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Cluster, Fault, PATIENCE, Value, is_refused, is_unknown};
 
 /// Keys of every type that are written once, and what reading them must give from then on.
 struct Cold {
@@ -87,12 +90,15 @@ impl Cold {
 /// Asks until the answer is no want of replicas: for commands that may be repeated.
 #[track_caller]
 fn insist<A: AsRef<[u8]>>(client: &mut Client, command: &[A]) -> Value {
-    let mut reply = Value::Null;
-    eventually("the command is served", PATIENCE, || {
-        reply = client.command(command);
-        !reply.is_error() || !(reply.text().starts_with("UNKNOWN") || reply.text().starts_with("NOREPLICAS"))
-    });
-    reply
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let reply = client.command(command);
+        if !(is_unknown(&reply) || is_refused(&reply)) {
+            return reply;
+        }
+        assert!(Instant::now() < deadline, "not served within {PATIENCE:?}: {reply:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A command that may be repeated, in words; it must succeed.

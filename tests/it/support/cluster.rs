@@ -218,10 +218,23 @@ pub(crate) fn all_serve(proxies: &[SocketAddr]) {
     }
 }
 
+fn deadlines(ms: u32) -> String {
+    format!("connect_timeout_ms = {ms}\nqueue_timeout_ms = {ms}\nservice_timeout_ms = {ms}\n")
+}
+
+/// For a cluster whose stores run or are gone, and are never silent: a store that is slow because the machine is busy is
+/// waited for. Where nothing is wrong with the stores no command may be of unknown fate.
+pub(crate) fn patient(_: usize, mut config: QuoitConfig) -> QuoitConfig {
+    config.pool = config.pool.replace(&deadlines(IMPATIENT_MS), &deadlines(10_000));
+    config
+}
+
+const IMPATIENT_MS: u32 = 300;
+
 /// Deadlines short enough for a test, breakers that look again soon.
 fn impatient(config: QuoitConfig) -> QuoitConfig {
     config
-        .pool("connect_timeout_ms = 300\nqueue_timeout_ms = 300\nservice_timeout_ms = 300")
+        .pool(&deadlines(IMPATIENT_MS))
         .tables("[pool.breaker]\nfailures = 3\nbackoff_min_ms = 20\nbackoff_max_ms = 200\nramp_ms = 100")
 }
 

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Reply, Value, encode};
-pub(crate) use cluster::{Cluster, Reach, all_serve, is_refused, is_unknown, replicas_converge};
+pub(crate) use cluster::{Cluster, Reach, all_serve, is_refused, is_unknown, patient, replicas_converge};
 pub(crate) use fault::{Fault, FaultProxy};
 pub(crate) use fleet::{Fleet, keys_by_store};
 pub(crate) use load::{Expect, Load};
