@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const AT_A_TIME: usize = 16;
 
 /// How often the log has it that a store refuses states.
-const COMPLAINTS_APART: Duration = Duration::from_secs(60);
+const COMPLAINTS_APART: Duration = Duration::from_mins(1);
 
 /// Replicas of a key, as a set of their places: all, and those of which nothing is known.
 pub(super) const ALL: u8 = u8::MAX;
@@ -271,13 +271,13 @@ impl<B: Backend> Engine<B> {
         members: &Members<B>,
         name: &Key,
         holders: impl Iterator<Item = usize>,
-        stale: &[usize],
+        lacking: &[usize],
     ) -> Option<Put> {
         let mut carried: Option<(Option<Ballot>, Put)> = None;
         for source in holders {
             let to: SmallVec<[usize; 7]> = match &carried {
                 Some((_, put)) => put.unreadable().collect(),
-                None => stale.into(),
+                None => lacking.into(),
             };
             if to.is_empty() {
                 break;
@@ -294,7 +294,7 @@ impl<B: Backend> Engine<B> {
             };
         }
         let (_, put) = carried?;
-        self.conclude(group, members, &name.name, &put, stale);
+        self.conclude(group, members, &name.name, &put, lacking);
         Some(put)
     }
 
@@ -465,7 +465,7 @@ impl<B: Backend> Engine<B> {
         for (at, text) in &put.refused {
             group.cells.transfers_refused.increment();
             if let Some(member) = members.get(*at) {
-                self.complain(&group.name, self.backend.label(&member.node), text);
+                self.complain(&group.name, &self.backend.label(&member.node), text);
             }
         }
         if put.taken.len() < to.len() {
@@ -475,10 +475,10 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Logs that a store refused a state, unless the log has had that of the store not long ago.
-    fn complain(&self, pool: &str, node: Arc<str>, text: &str) {
+    fn complain(&self, pool: &str, node: &Arc<str>, text: &str) {
         let now = self.backend.now();
         let mut complaints = self.repairs.complaints.borrow_mut();
-        let known = complaints.iter_mut().find(|known| known.node == node && known.pool == pool);
+        let known = complaints.iter_mut().find(|known| known.node == *node && known.pool == pool);
         let not_logged = match known {
             Some(known) if now.since(known.at) < COMPLAINTS_APART => {
                 known.more += 1;
@@ -491,7 +491,7 @@ impl<B: Backend> Engine<B> {
             None => {
                 // Stores that have left the topology leave the list too.
                 complaints.retain(|known| now.since(known.at) < COMPLAINTS_APART * 10);
-                complaints.push(Complaint { pool: pool.to_owned(), node: Arc::clone(&node), at: now, more: 0 });
+                complaints.push(Complaint { pool: pool.to_owned(), node: Arc::clone(node), at: now, more: 0 });
                 0
             }
         };
