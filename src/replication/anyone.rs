@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - A replica that fails before its reply has begun leaves the request to the next one, as long as there is one.
-//! - Those that may lack something are asked after those that do not.
+//! - Those that may lack something are pending after those that do not.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -34,7 +34,7 @@ struct Inner<B: Backend> {
     asker: Option<Asker>,
     frame: Vec<u8>,
     version: Version,
-    /// Who has not been asked, the best last.
+    /// Who has not been pending, the best last.
     left: Members<B>,
     begun: bool,
 }
@@ -81,12 +81,12 @@ impl<B: Backend> Engine<B> {
         asker: Asker,
         out: &mut Vec<u8>,
     ) -> Taken {
-        let asked = self.asked.done.borrow_mut().pop().unwrap_or_else(|| {
+        let pending = self.asked.done.borrow_mut().pop().unwrap_or_else(|| {
             let inner = Inner { asker: None, frame: Vec::new(), version, left: SmallVec::new(), begun: false };
             Rc::new(Anyone { engine: Rc::downgrade(self), inner: RefCell::new(inner) })
         });
         {
-            let mut inner = asked.inner.borrow_mut();
+            let mut inner = pending.inner.borrow_mut();
             inner.asker = Some(asker);
             inner.frame.clear();
             inner.frame.extend_from_slice(frame);
@@ -103,10 +103,10 @@ impl<B: Backend> Engine<B> {
                 inner.left.sort_by_key(|member| std::cmp::Reverse(is_poor(member)));
             }
         }
-        if asked.ask(self, out) {
+        if pending.ask(self, out) {
             return Taken::Sent;
         }
-        asked.finish(self);
+        pending.finish(self);
         Taken::Answered
     }
 }

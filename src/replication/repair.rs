@@ -86,7 +86,10 @@ impl<B: Backend> Aftermath<B> {
         let Some(engine) = self.engine.upgrade() else { return };
         match said.as_deref().map(Answer::parse) {
             Ok(Answer::Accepted | Answer::Applied { .. } | Answer::AppliedNumber { .. }) => {}
-            Ok(Answer::Fenced(found)) => engine.fenced(&self.group, &self.members, member, found),
+            Ok(Answer::Fenced(found)) => {
+                engine.fenced(&self.group, &self.members, member, found);
+                engine.missed(&self.group, &self.key, &self.members, 1 << member);
+            }
             _ => engine.missed(&self.group, &self.key, &self.members, 1 << member),
         }
     }

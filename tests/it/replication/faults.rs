@@ -49,7 +49,6 @@ fn five_stores_one_fault_at_a_time() {
 
 /// Nothing fails: whatever goes wrong here is a matter of clients that meet.
 #[test]
-#[ignore = "open: about one contended write in twenty between proxies ends as -UNKNOWN"]
 fn no_fault_at_all() {
     let Some(cluster) = Cluster::start_with(3, 3, Reach::Direct, skewed) else { return };
     let workload = Workload::new("no fault", cluster.addresses(), CLIENTS, 1);
