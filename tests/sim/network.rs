@@ -468,7 +468,9 @@ impl<S: Store> Network<S> {
                 if self.faults.transport == Transport::Connections {
                     // Who is not there has no connection, and would never hear that it is gone.
                     let alive: Vec<usize> = (0..self.proxies.len()).filter(|at| self.proxies[*at].alive).collect();
-                    alive.into_iter().for_each(|proxy| self.cut(proxy, store));
+                    for proxy in alive {
+                        self.cut(proxy, store);
+                    }
                 }
                 return Some(Happening::Restarted { store, memory });
             }
