@@ -88,7 +88,7 @@ impl Plan {
             stores,
             proxies,
             clients,
-            asks: if has_wipe { 90 } else { 60 } / clients,
+            asks: if has_wipe && flavour != Flavour::Renames { 90 } else { 60 } / clients,
             keys: if flavour == Flavour::Renames { 2 } else { random.usize(1..=if has_wipe { 6 } else { 2 }) },
             pause_us: if has_wipe {
                 *pick(&mut random, &[20_000, 50_000, 100_000])
