@@ -26,6 +26,7 @@
 //! | a try that is in the newest state, forgotten there, is taken for lost | 31 |
 //! | nothing is written back before a read | 79 |
 //! | an emptied store votes at once, while it is copied to | 105 |
+//! | a state that was overtaken counts as written back | 317 |
 //!
 //! Not shown by some hundred runs each: acknowledgements of stores that do not vote, reads and scripts that ignore the fence,
 //! peers whose fences are not raised, terms that are kept when the fences change. Each needs a message that is under way
