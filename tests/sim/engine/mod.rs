@@ -6,7 +6,8 @@
 //!
 //! # Does it find faults?
 //!
-//! Faults that were put into the engine, one at a time, and the first seed (from 0) that shows each:
+//! Faults that were put into the engine, one at a time, and the first seed (from 0) that showed each, when the workload was
+//! as it was then (it changes the seeds, and has more emptied stores now):
 //!
 //! | fault | seed |
 //! |---|---|
