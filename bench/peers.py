@@ -38,7 +38,7 @@ def known():
 
 
 def find(peer, quoit):
-    if peer.name == "quoit":
+    if peer.program == "quoit":
         return quoit
     # Debian puts nutcracker and haproxy where the PATH of a plain user does not look.
     return shutil.which(peer.program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -90,6 +90,8 @@ class Running:
     peer: Peer
     port: int
     procs: list
+    # Where quoit tells what it counted.
+    admin_port: int | None = None
 
 
 def start(peer, processes, backends, cpus, folder, workers=1, clients_max=9900):
@@ -112,4 +114,4 @@ def start(peer, processes, backends, cpus, folder, workers=1, clients_max=9900):
         with open(log, errors="replace") as f:
             said = [x.strip() for x in f.read().splitlines() if x.strip()]
         raise RuntimeError(f"{e}" + (f"; it said: {said[-1][:160]}" if said else "")) from e
-    return Running(peer, values["port"], [proc])
+    return Running(peer, values["port"], [proc], values["admin_port"] if peer.program == "quoit" else None)

@@ -2,6 +2,7 @@
 import json
 import os
 
+import replicated
 from cells import CELLS, IDLE_BYTES_MAX, WORKERS_RATIO_MIN
 
 BY_NAME = {c.name: c for c in CELLS}
@@ -69,9 +70,11 @@ def markdown(result):
     parts = [heading(result)]
     if result["load"]:
         parts += load_tables(result)
-    parts += [f(result) for k, f in (("syscalls", syscall_table), ("idle", idle_table), ("workers", worker_table))
+    parts += [f(result) for k, f in (("syscalls", syscall_table), ("idle", idle_table), ("workers", worker_table),
+                                          ("replicated", replicated_tables))
               if result.get(k)]
     faults = [f"- {r['name']}: {n}: {e}" for r in result["load"] for n, e in r["errors"].items()]
+    faults += [f"- {r['name']}: {n}: {e}" for r in result.get("replicated", {}).get("cells", []) for n, e in r["errors"].items()]
     for name in ("idle", "workers"):
         faults += [f"- {name}: {n}: {r['error']}" for n, r in result.get(name, {}).get("peers", {}).items() if "error" in r]
     faults += [f"- {x}" for x in result["notes"]]
@@ -88,7 +91,8 @@ def heading(result):
         lines.append("Not installed: " + ", ".join(result["missing"]) + ".")
     if result["spread"]:
         lines.append("Where 300 keys went: " + "; ".join(f"{n} {'/'.join(map(str, v))}" for n, v in result["spread"].items()) + ".")
-    samples = [s for r in result["load"] for v in r["samples"].values() for s in v]
+    records = result["load"] + result.get("replicated", {}).get("cells", [])
+    samples = [s for r in records for v in r["samples"].values() for s in v]
     if samples:
         def spread(name):
             values = [s[name] * 100 for s in samples]
@@ -190,3 +194,60 @@ def worker_table(result):
     return (f"**Two workers beside one**, {result['workers']['cell']} from two load processes (target: ≥ {WORKERS_RATIO_MIN:g}; {how})\n\n"
             + table(["peer", "one, µs", "two, µs", "two on one core, µs", "shares of the two busiest threads", "throughput ×",
                      "capacity ×", ""], rows))
+
+
+def replicated_tables(result):
+    records, peers = result["replicated"]["cells"], result["replicated"]["peers"]
+    n3, n1, tuned, direct = replicated.N3, replicated.N1, replicated.TUNED, replicated.DIRECT
+    cells = {c.name: c for c in replicated.CELLS}
+    quorum_max = replicated.DYNOMITE_RATIO / replicated.DYNOMITE_LESS
+
+    def quotient(r, a, b, name="cpu_us"):
+        above, below = figure(r, a, name), figure(r, b, name)
+        return above / below if above and below else None
+
+    def in_rounds(r, a, b):
+        values = [x["cpu_us"] / y["cpu_us"] for x, y in zip(r["samples"].get(a, []), r["samples"].get(b, [])) if y["cpu_us"]]
+        return f"{min(values):.2f}..{max(values):.2f}" if values else "–"
+
+    def cpu_row(r):
+        cell, value = cells[r["name"]], quotient(r, n3, n1)
+        to_tuned = quotient(r, n3, tuned)
+        judged = cell.pipeline == 16 and cell.verb in ("GET", "SET")
+        return [r["name"], *[number(figure(r, n, "cpu_us")) for n in (n3, n1, tuned)], number(value), in_rounds(r, n3, n1),
+                "–" if cell.ratio_max is None else f"≤ {cell.ratio_max:g}", verdict(value, cell.ratio_max), number(to_tuned),
+                f"≤ {quorum_max:.2f}" if judged else "–", verdict(to_tuned, quorum_max if judged else None)]
+
+    def work_row(r):
+        one, sent = figure(r, n3, "in_one"), figure(r, n3, "sent")
+        return [r["name"], "–" if one is None else f"{one * 100:.1f} %", number(sent), number(figure(r, n1, "sent")),
+                "–" if one is None else f"{figure(r, n3, 'hedges') * 100:.2f} %",
+                *([f"{r['records']['bytes_mean']:.1f} ({r['records']['bytes_max']})", number(r["records"]["memory_mean"], 0),
+                   number(r["records"]["value_memory_mean"], 0)] if "records" in r else ["–"] * 3)]
+
+    def latency(r, n):
+        values = [figure(r, n, k) for k in ("p50_us", "p99_us")]
+        return "–" if values[0] is None else " / ".join(f"{v:,.0f}" for v in values)
+
+    def grid(title, names, one):
+        return f"**{title}**\n\n" + table(["cell", *names], [[r["name"], *[one(r, n) for n in names]] for r in records])
+
+    def used(r, n):
+        proxy, load = figure(r, n, "proxy_cores"), figure(r, n, "load_cores")
+        return "–" if load is None else f"{proxy * 100:.0f} + {load * 100:.0f}"
+    proxies = [p for p in peers if p != direct]
+    return "\n\n".join([
+        "**Three copies: proxy CPU per request, µs**\n\n"
+        + table(["cell", n3, n1, tuned, "to one copy", "in rounds", "target", "", "to twemproxy", "Dynomite ÷ 5", ""],
+                [cpu_row(r) for r in records]),
+        grid("The same as user + system, µs", proxies, lambda r, n: "–" if figure(r, n, "user_us") is None else
+             f"{figure(r, n, 'user_us'):.2f}+{figure(r, n, 'sys_us'):.2f}"),
+        grid("CPU of all three stores per request, µs", peers, lambda r, n: number(figure(r, n, "store_us"))),
+        "**Work and space of three copies**\n\n"
+        + table(["cell", "in one round", "requests to stores", "of one copy", "hedged", "record, bytes: mean (most)",
+                 "record's memory", "value's memory"], [work_row(r) for r in records]),
+        grid("Throughput, thousand requests/s", peers,
+             lambda r, n: number((figure(r, n, "rate") or 0) / 1000 or None, 1)),
+        grid("Latency of a batch, µs: p50 / p99", peers, latency),
+        grid("Cores used, %: proxy + load and stores", peers, used),
+    ])

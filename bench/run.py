@@ -4,6 +4,7 @@
   bench/run.py                     builds quoit, runs everything with short samples (some six minutes)
   bench/run.py --full              longer samples, for figures to publish (about twenty-five minutes)
   bench/run.py --quick             one short round: does all of it work?
+  bench/run.py --parts replicated  three copies beside one (some four minutes)
   bench/run.py --perf get-32-p16   where quoit's CPU goes in a cell (needs perf)
   bench/run.py --report FILE       the tables of an earlier run again
 
@@ -24,12 +25,13 @@ import time
 import cells as catalogue
 import machine
 import peers as programs
+import replicated
 import report
 from cells import CELLS, IDLE_CONNECTIONS, KEYS
 from machine import Client, cpu_of, machine_cpu, memory_kib, pids_of
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PARTS = ["load", "syscalls", "idle", "workers"]
+PARTS = ["load", "syscalls", "idle", "workers", "replicated"]
 SYSCALL_CELLS = ["get-32-p1", "get-32-p16", "mget10-32-p1"]
 # strace names them all; perf counts those it is told.
 SYSCALLS_NAMED = ["read", "readv", "recvfrom", "recvmsg", "write", "writev", "sendto", "sendmsg", "epoll_wait", "epoll_pwait",
@@ -310,10 +312,8 @@ class Bench:
                 result["workers"]["peers"][peer.name] = {"error": str(e)}
             print("workers", peer.name, "done", flush=True)
 
-    def perf(self, peer, cell):
+    def perf(self, running, cell):
         """Where the proxy's CPU goes. `cpu-clock` also works in virtual machines, which often have no counters."""
-        self.fill(cell.size_bytes)
-        running = self.start(peer)
         self.load(running.port, cell, WARM_UP_S)
         path = os.path.join(self.folder, "perf.data")
         pids = ",".join(map(str, pids_of(running.procs)))
@@ -324,7 +324,7 @@ class Bench:
         tracer.wait(20)
         run = subprocess.run(["perf", "report", "-i", path, "--stdio", "--no-children", "--sort", "dso,symbol",
                               "--percent-limit", "0.5"], capture_output=True, text=True, timeout=120)
-        print(f"{peer.name}, {cell.name}: {got['cpu_us']:.2f} us per request "
+        print(f"{running.peer.name}, {cell.name}: {got['cpu_us']:.2f} us per request "
               f"({got['user_us']:.2f} user, {got['sys_us']:.2f} system), {got['rate']:,.0f} requests/s\n")
         # perf fills columns that were not asked for with dashes.
         lines = [re.sub(r"(\s+-)+\s*$", "", x) for x in run.stdout.splitlines() if x.strip() and not x.startswith("#")]
@@ -336,7 +336,7 @@ def options_of(argv):
     p.add_argument("--quoit", metavar="PATH", help="take this quoit and build none")
     p.add_argument("--peers", help="only these, comma separated: " + ",".join(x.name for x in programs.known()))
     p.add_argument("--cells", metavar="REGEX", help="only the cells whose name holds this: " + " ".join(c.name for c in CELLS))
-    p.add_argument("--parts", default=",".join(PARTS), help="only these, comma separated (default: %(default)s)")
+    p.add_argument("--parts", help="only these, comma separated: " + ",".join(PARTS))
     p.add_argument("--full", action="store_true", help="5 rounds of 3 s")
     p.add_argument("--quick", action="store_true", help="1 round of 0.5 s")
     p.add_argument("--rounds", type=int, help="default 3")
@@ -344,12 +344,13 @@ def options_of(argv):
     p.add_argument("--tries", type=int, default=2, help="samples to take while others use the CPU (default %(default)s)")
     p.add_argument("--foreign-max", type=float, default=0.15, help="cores others may use in a sample (default %(default)s)")
     p.add_argument("--no-pin", action="store_true", help="leave the CPUs to the kernel")
-    p.add_argument("--perf", metavar="CELL", help="profile the first of --peers (default quoit) in this cell")
+    p.add_argument("--perf", metavar="CELL", help="profile the first of --peers (default quoit) in this cell; with "
+                   "`--parts replicated` that is quoit with three copies")
     p.add_argument("--report", metavar="FILE", help="print the tables of a result file")
     o = p.parse_args(argv)
     rounds, seconds = (1, 0.5) if o.quick else (5, 3.0) if o.full else (3, 1.0)
     o.rounds, o.seconds = o.rounds or rounds, o.seconds or seconds
-    o.parts = o.parts.split(",")
+    o.parts = o.parts.split(",") if o.parts else ["load"] if o.perf else PARTS
     if bad := [x for x in o.parts if x not in PARTS]:
         p.error(f"no such part: {bad[0]}")
     names = [x.name for x in programs.known()]
@@ -357,9 +358,11 @@ def options_of(argv):
     if bad := [x for x in o.peers if x not in names]:
         p.error(f"no such peer: {bad[0]}")
     o.chosen = [c for c in CELLS if not o.cells or re.search(o.cells, c.name)]
+    o.replicated = [c for c in replicated.CELLS if not o.cells or re.search(o.cells, c.name)]
     if o.perf:
         o.chosen = [c for c in CELLS if c.name == o.perf]
-    if not o.chosen:
+        o.replicated = [c for c in replicated.CELLS if c.name == o.perf]
+    if not o.chosen and not o.replicated:
         p.error("no such cell")
     return o
 
@@ -378,6 +381,15 @@ def find_peers(o):
     return found, [p.name for p in missing]
 
 
+def replicated_peers(found):
+    """Three copies are measured with the quoit that is found, beside those of the others that are there."""
+    paths = {p.program: p.path for p in found}
+    peers = [p for p in replicated.known() if p.program in paths]
+    for peer in peers:
+        peer.path = paths[peer.program]
+    return peers
+
+
 def main():
     o = options_of(sys.argv[1:])
     if o.report:
@@ -394,8 +406,13 @@ def main():
     bench = Bench(o)
     try:
         bench.start_stores()
+        if o.perf and "replicated" in o.parts and o.replicated:
+            part = replicated.Part(bench, o.replicated)
+            bench.perf(*part.prepare_one(replicated_peers(found)[0], o.replicated[0]))
+            return
         if o.perf:
-            bench.perf(found[0], o.chosen[0])
+            bench.fill(o.chosen[0].size_bytes)
+            bench.perf(bench.start(found[0]), o.chosen[0])
             return
         result = {"when": time.strftime("%Y-%m-%d %H:%M"), "machine": machine.describe(), "pinned": bench.pinned,
                   "rounds": o.rounds, "seconds": o.seconds, "peers": [p.name for p in found], "missing": missing,
@@ -415,6 +432,9 @@ def main():
             report.save(result, path)
         if "workers" in o.parts:
             bench.measure_workers(proxies, result)
+            report.save(result, path)
+        if "replicated" in o.parts:
+            replicated.Part(bench, o.replicated).run(replicated_peers(found), result, report.progress)
         report.save(result, path)
         print(f"\n{report.markdown(result)}\nsaved: {os.path.relpath(path)}")
     finally:
