@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - A replica that fails before its reply has begun leaves the request to the next one, as long as there is one.
-//! - Those that may lack something are pending after those that do not.
+//! - Those that may lack something are asked after those that do not.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -34,7 +34,7 @@ struct Inner<B: Backend> {
     asker: Option<Asker>,
     frame: Vec<u8>,
     version: Version,
-    /// Who has not been pending, the best last.
+    /// Who has not been asked, the best last.
     left: Members<B>,
     begun: bool,
 }

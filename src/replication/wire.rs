@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use crate::command::Args;
-use crate::protocol::resp::{ReplyScan, Step, write_bulk, write_header};
+use crate::protocol::resp::{self, ReplyScan, Step, write_header};
 use crate::version::{BALLOT_BYTES, Ballot, FENCE_KEY, Script};
 
 /// How a script is called.
@@ -16,13 +16,26 @@ pub(super) enum Call {
     Text,
 }
 
+/// Appends a bulk string. Quick where it is short: a request to a store has a dozen of them, and all but the value are.
+#[inline]
+pub(super) fn write_bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    let digit = |number: usize| b'0' + u8::try_from(number).unwrap_or(0);
+    match bytes.len() {
+        len @ 0..=9 => out.extend_from_slice(&[b'$', digit(len), b'\r', b'\n']),
+        len @ 10..=99 => out.extend_from_slice(&[b'$', digit(len / 10), digit(len % 10), b'\r', b'\n']),
+        _ => return resp::write_bulk(out, bytes),
+    }
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends the beginning of a script's call: `keys` keys and `args` arguments have to follow.
 #[inline]
 pub(super) fn write_script(out: &mut Vec<u8>, script: Script, call: Call, keys: usize, args: usize) {
     write_header(out, b'*', 3 + keys + args);
     match call {
         Call::Digest => {
-            write_bulk(out, b"EVALSHA");
+            out.extend_from_slice(b"$7\r\nEVALSHA\r\n");
             write_bulk(out, script.sha().as_bytes());
         }
         Call::Text => {
@@ -68,8 +81,14 @@ pub(super) fn write_probe<'k>(
     records: impl ExactSizeIterator<Item = &'k [u8]>,
     last: Option<&[u8]>,
 ) {
-    write_header(out, b'*', 2 + records.len() + usize::from(last.is_some()));
-    write_bulk(out, b"MGET");
+    match (records.len(), last) {
+        (1, Some(_)) => out.extend_from_slice(b"*4\r\n$4\r\nMGET\r\n"),
+        (1, None) => out.extend_from_slice(b"*3\r\n$4\r\nMGET\r\n"),
+        (count, _) => {
+            write_header(out, b'*', 2 + count + usize::from(last.is_some()));
+            write_bulk(out, b"MGET");
+        }
+    }
     for record in records {
         write_bulk(out, record);
     }
@@ -162,9 +181,26 @@ impl<'a> Cursor<'a> {
         Some((*kind, line.strip_suffix(b"\r\n")?))
     }
 
+    /// A line of this kind with one or two digits and nothing else: nearly all lengths are such.
+    #[inline]
+    fn short(&mut self, kind: u8) -> Option<usize> {
+        let (number, rest) = match self.rest {
+            [first, d @ b'0'..=b'9', b'\r', b'\n', rest @ ..] if *first == kind => (usize::from(d - b'0'), rest),
+            [first, t @ b'0'..=b'9', d @ b'0'..=b'9', b'\r', b'\n', rest @ ..] if *first == kind => {
+                (usize::from(t - b'0') * 10 + usize::from(d - b'0'), rest)
+            }
+            _ => return None,
+        };
+        self.rest = rest;
+        Some(number)
+    }
+
     /// The number of elements of an array.
     #[inline]
     pub(crate) fn array(&mut self) -> Option<usize> {
+        if let Some(count) = self.short(b'*') {
+            return Some(count);
+        }
         match self.line()? {
             (b'*', count) => number(count).and_then(|count| usize::try_from(count).ok()),
             _ => None,
@@ -174,19 +210,23 @@ impl<'a> Cursor<'a> {
     /// A bulk string; empty for nil, which none of ours tells apart.
     #[inline]
     pub(crate) fn bulk(&mut self) -> Option<&'a [u8]> {
-        match self.line()? {
-            (b'$', b"-1") | (b'_', b"") => Some(b""),
-            (b'$', len) => {
-                let len = usize::try_from(number(len)?).ok()?;
-                let (bytes, rest) = self.rest.split_at_checked(len)?;
-                self.rest = rest.strip_prefix(b"\r\n")?;
-                Some(bytes)
-            }
-            _ => None,
-        }
+        let len = match self.short(b'$') {
+            Some(len) => len,
+            None => match self.line()? {
+                (b'$', b"-1") | (b'_', b"") => return Some(b""),
+                (b'$', len) => usize::try_from(number(len)?).ok()?,
+                _ => return None,
+            },
+        };
+        let (bytes, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest.strip_prefix(b"\r\n")?;
+        Some(bytes)
     }
 
     pub(crate) fn integer(&mut self) -> Option<i64> {
+        if let Some(number) = self.short(b':') {
+            return i64::try_from(number).ok();
+        }
         match self.line()? {
             (b':', digits) => number(digits),
             _ => None,
@@ -321,6 +361,27 @@ mod tests {
         assert_eq!(promised.as_slice(), [(b"ab".as_slice(), false)]);
         assert!(matches!(Answer::parse(b"*2\r\n$1\r\n?\r\n:0\r\n"), Answer::Garbled));
         assert!(matches!(Answer::parse(b"+OK\r\n"), Answer::Garbled));
+    }
+
+    #[test]
+    fn bulk_strings_of_every_length() {
+        for len in [0, 1, 9, 10, 19, 99, 100, 1_000] {
+            let word = vec![b'x'; len];
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            write_bulk(&mut ours, &word);
+            resp::write_bulk(&mut theirs, &word);
+            assert_eq!(ours, theirs, "{len}");
+            let mut cursor = Cursor::new(&ours);
+            assert_eq!((cursor.bulk(), cursor.rest()), (Some(word.as_slice()), b"".as_slice()), "{len}");
+        }
+        for (reply, want) in
+            [("$-1\r\n", Some(b"".as_slice())), ("_\r\n", Some(b"")), ("$2\r\na", None), ("$1\r", None)]
+        {
+            assert_eq!(Cursor::new(reply.as_bytes()).bulk(), want, "{reply:?}");
+        }
+        for (reply, want) in [(":7\r\n", Some(7)), (":-7\r\n", Some(-7)), (":123\r\n", Some(123)), ("$7\r\n", None)] {
+            assert_eq!(Cursor::new(reply.as_bytes()).integer(), want, "{reply:?}");
+        }
     }
 
     #[test]

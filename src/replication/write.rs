@@ -18,12 +18,12 @@ use super::lane::{LaneId, Owned, Wish};
 use super::proposal::{Key, Late, Proposal, Try, Work};
 use super::round::may_have_arrived;
 use super::shape::Shape;
-use super::wire::{Answer, Call, Words, write_number, write_script, write_time};
+use super::wire::{Answer, Call, Words, write_bulk, write_number, write_script, write_time};
 use super::{Asker, Engine, Group, Members, Request};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
 use crate::command::reply;
-use crate::protocol::resp::{Version, write_bulk};
+use crate::protocol::resp::Version;
 use crate::version::{Ballot, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
 
 /// Writes kept for the next, and the largest buffer kept with one.
