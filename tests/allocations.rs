@@ -31,6 +31,10 @@ const PER_SECOND: u64 = 300;
 /// The same in a window that is hardly any time at all: a few of each timer.
 const AT_LEAST: u64 = 60;
 
+/// The same for a pool with several copies: each worker looks every ten milliseconds whether a read takes too long, which
+/// is a task, and once a second at the fences of the stores. About twice that again.
+const PER_SECOND_REPLICATED: u64 = 1_000;
+
 /// Verb and pipeline. `MGET` and `EXISTS` have ten keys, on all nodes: they are split and merged.
 const CASES: [(&str, usize); 10] = [
     ("GET", 1),
@@ -44,6 +48,10 @@ const CASES: [(&str, usize); 10] = [
     ("EXISTS", 64),
     ("MGET", 64),
 ];
+/// The same with three copies of each key: what needs one round. The increment is by zero, so that its reply is always
+/// the same; each connection has keys of its own, so that they are its worker's.
+const REPLICATED_CASES: [(&str, usize); 6] =
+    [("GET", 1), ("SET", 1), ("INCRBY", 1), ("GET", 64), ("SET", 64), ("INCRBY", 64)];
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 /// Backtraces that are still to be shown.
@@ -140,21 +148,36 @@ fn start_store(directory: &std::path::Path) -> std::io::Result<(Store, u16)> {
     Ok((store, port))
 }
 
-/// Starts the server on threads of this process. It serves until the process ends.
-fn start_quoit(directory: &std::path::Path, store_ports: &[u16]) -> u16 {
+/// Starts a server on threads of this process, with so many copies of each key. It serves until the process ends.
+fn start_quoit(directory: &std::path::Path, store_ports: &[u16], copies: usize) -> u16 {
     let port = free_port();
     let mut text = format!(
         "[proxy]\nworkers = 2\n[admin]\nbind = \"off\"\n[[listener]]\nbind = \"127.0.0.1:{port}\"\n\
-         protocol = \"redis\"\npool = \"main\"\n[[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = 1\n"
+         protocol = \"redis\"\npool = \"main\"\n[[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = {copies}\n"
     );
     for (number, store_port) in store_ports.iter().enumerate() {
         write!(text, "[[pool.node]]\nname = \"node-{number}\"\naddress = \"127.0.0.1:{store_port}\"\n")
             .expect("a string grows");
     }
-    let path = directory.join("quoit.toml");
+    let path = directory.join(format!("copies-{copies}.toml"));
     std::fs::write(&path, text).expect("the file can be written");
     std::thread::spawn(move || quoit::server::serve(&path).expect("it serves"));
     port
+}
+
+/// Waits until the server serves: the stores of a pool with several copies have to become members first.
+fn wait_until_served(client: &mut TcpStream) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        client.write_all(b"SET begun 1\r\n").expect("the peer takes the bytes");
+        let mut got = [0; 512];
+        let len = client.read(&mut got).expect("a reply comes");
+        if got.starts_with(b"+OK") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", got[..len].escape_ascii());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn exchange(client: &mut TcpStream, requests: &[u8], replies: &[u8]) {
@@ -180,14 +203,15 @@ fn words(out: &mut Vec<u8>, words: &[String]) {
     }
 }
 
-/// `depth` requests of one verb over keys of all nodes.
-fn batch(verb: &str, depth: usize) -> Batch {
+/// `depth` requests of one verb over keys of all nodes, which are called `prefix:…`.
+fn batch(verb: &str, depth: usize, prefix: &str) -> Batch {
     let mut batch = Batch { requests: Vec::new(), replies: Vec::new(), count: depth };
     for number in 0..depth {
-        let key = |offset: usize| format!("key:{}", (number + offset) % 100);
+        let key = |offset: usize| format!("{prefix}:{}", (number + offset) % 100);
         let mut request = vec![verb.to_owned()];
         match verb {
             "GET" => request.push(key(0)),
+            "INCRBY" => request.extend([format!("n:{}", key(0)), "0".to_owned()]),
             "SET" => request.extend([key(0), VALUE.to_owned()]),
             "MSET" => request.extend((0..10).flat_map(|offset| [key(offset), VALUE.to_owned()])),
             _ => request.extend((0..10).map(key)),
@@ -196,6 +220,7 @@ fn batch(verb: &str, depth: usize) -> Batch {
         match verb {
             "GET" => write!(batch.replies, "$32\r\n{VALUE}\r\n"),
             "SET" | "MSET" => write!(batch.replies, "+OK\r\n"),
+            "INCRBY" => write!(batch.replies, ":0\r\n"),
             "MGET" => write!(batch.replies, "*10\r\n{}", format!("$32\r\n{VALUE}\r\n").repeat(10)),
             _ => write!(batch.replies, ":10\r\n"),
         }
@@ -204,44 +229,69 @@ fn batch(verb: &str, depth: usize) -> Batch {
     batch
 }
 
+/// A client and what it asks, again and again.
+struct Asker {
+    client: TcpStream,
+    batch: Batch,
+}
+
 /// Serves one batch after the other to every connection until `requests` were answered.
-fn run(clients: &mut [TcpStream], batch: &Batch, requests: usize) {
+fn run(askers: &mut [Asker], requests: usize) {
     let mut answered = 0;
     while answered < requests {
-        for client in &mut *clients {
+        for Asker { client, batch } in &mut *askers {
             exchange(client, &batch.requests, &batch.replies);
             answered += batch.count;
         }
     }
 }
 
+/// Counts what a case allocates when it is warm; says so if that is more than time alone makes.
+fn check(name: &str, askers: &mut [Asker], per_second: u64, shown: i64) -> Option<String> {
+    run(askers, REQUESTS);
+    let (begun, before) = (Instant::now(), ALLOCATIONS.load(Relaxed));
+    SHOWN.store(shown, Relaxed);
+    run(askers, REQUESTS);
+    SHOWN.store(0, Relaxed);
+    let (elapsed, counted) = (begun.elapsed(), ALLOCATIONS.load(Relaxed) - before);
+    let allowed = AT_LEAST + per_second * u64::try_from(elapsed.as_millis()).expect("a short time") / 1_000;
+    eprintln!("{name}: {counted} allocations, {allowed} allowed, in {elapsed:?}");
+    (counted > allowed).then(|| format!("{name}: {counted} allocations for {REQUESTS} requests"))
+}
+
 #[test]
 fn no_allocation_per_request() {
     COUNTED.set(false);
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let stores: std::io::Result<Vec<_>> = (0..3).map(|_| start_store(directory.path())).collect();
+    let stores: std::io::Result<Vec<_>> = (0..6).map(|_| start_store(directory.path())).collect();
     let Ok(stores) = stores else {
         eprintln!("skip: redis-server is not installed");
         return;
     };
     let ports: Vec<u16> = stores.iter().map(|(_, port)| *port).collect();
-    let port = start_quoit(directory.path(), &ports);
-    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| connect(port)).collect();
-    run(&mut clients, &batch("SET", 100), 1_000);
     let shown = std::env::var("QUOIT_ALLOCATIONS_SHOWN").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut faults = Vec::new();
-    for (verb, depth) in CASES {
-        let batch = batch(verb, depth);
-        run(&mut clients, &batch, REQUESTS);
-        let (begun, before) = (Instant::now(), ALLOCATIONS.load(Relaxed));
-        SHOWN.store(shown, Relaxed);
-        run(&mut clients, &batch, REQUESTS);
-        SHOWN.store(0, Relaxed);
-        let (elapsed, counted) = (begun.elapsed(), ALLOCATIONS.load(Relaxed) - before);
-        let allowed = AT_LEAST + PER_SECOND * u64::try_from(elapsed.as_millis()).expect("a short time") / 1_000;
-        eprintln!("{verb}, pipeline {depth}: {counted} allocations, {allowed} allowed, in {elapsed:?}");
-        if counted > allowed {
-            faults.push(format!("{verb}, pipeline {depth}: {counted} allocations for {REQUESTS} requests"));
+    // One server after the other, each on stores of its own: the first is idle while the second is looked at.
+    for ((copies, cases, per_second), ports) in
+        [(1, CASES.as_slice(), PER_SECOND), (3, &REPLICATED_CASES, PER_SECOND_REPLICATED)].iter().zip(ports.chunks(3))
+    {
+        let port = start_quoit(directory.path(), ports, *copies);
+        wait_until_served(&mut connect(port));
+        let prefix = |number: usize| if *copies == 1 { "key".to_owned() } else { format!("key:{number}") };
+        let mut askers: Vec<_> = (0..CONNECTIONS)
+            .map(|number| Asker { client: connect(port), batch: batch("SET", 100, &prefix(number)) })
+            .collect();
+        run(&mut askers, 1_000);
+        for (verb, depth) in *cases {
+            for (number, asker) in askers.iter_mut().enumerate() {
+                asker.batch = batch(verb, *depth, &prefix(number));
+            }
+            faults.extend(check(
+                &format!("{verb}, pipeline {depth}, copies {copies}"),
+                &mut askers,
+                *per_second,
+                shown,
+            ));
         }
     }
     assert!(faults.is_empty(), "{faults:#?}");
