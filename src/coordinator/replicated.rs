@@ -77,9 +77,13 @@ impl Groups {
             });
             let (shared, count) = (Arc::clone(&view.topology), pool.replicas as usize);
             let locate = move |key: &[u8]| {
-                let ring = shared.pools.get(index).map(|pool| &pool.ring);
-                ring.map(|ring| ring.replicas(key, count).iter().map(|member| usize::from(member.0)).collect())
-                    .unwrap_or_default()
+                let mut at = SmallVec::new();
+                if let Some(pool) = shared.pools.get(index) {
+                    for member in pool.ring.replicas(key, count) {
+                        at.push(usize::from(member.0));
+                    }
+                }
+                at
             };
             let cells = {
                 let mut all = self.cells.borrow_mut();
@@ -105,6 +109,11 @@ impl Groups {
     /// Whether any pool has several replicas.
     pub(super) fn any(&self) -> bool {
         self.pools.borrow().iter().any(Option::is_some)
+    }
+
+    /// Whether this pool has.
+    fn has(&self, pool: usize) -> bool {
+        matches!(self.pools.borrow().get(pool), Some(Some(_)))
     }
 
     pub(super) fn get(&self, pool: usize) -> Option<Rc<Group<Stores>>> {
@@ -160,12 +169,12 @@ impl Coordinator {
         let first = request.args.get(*keys.first()? as usize)?;
         let place = Self::place_of(target, first);
         let mut alike = true;
-        let mut replicated = self.groups.get(place.pool).is_some();
+        let mut replicated = self.groups.has(place.pool);
         let mut rewritten = place.rewritten;
         for at in keys.iter().skip(1) {
             let other = Self::place_of(target, request.args.get(*at as usize)?);
             alike &= other.pool == place.pool;
-            replicated |= self.groups.get(other.pool).is_some();
+            replicated |= self.groups.has(other.pool);
             rewritten |= other.rewritten;
         }
         if !replicated {

@@ -27,7 +27,7 @@ impl<B: Backend> Engine<B> {
         sink: &Rc<dyn ReplySink>,
         tag: Tag,
     ) -> Taken {
-        let (kind, value) = match *blind {
+        let (kind, load) = match *blind {
             Blind::Set { value, expires_at_ms } => (Kind::Set { expires_at: expires_at_ms }, value),
             Blind::Restore { payload, expires_at_ms } => (Kind::Restore { expires_at: expires_at_ms }, payload),
             // `MSET` of one key, as the coordinator cuts it.
@@ -38,14 +38,13 @@ impl<B: Backend> Engine<B> {
         let generation = request.group.generation.get();
         if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), generation) {
             // As one of the updates: those who met this worker here find in the lineage what became of them.
-            let words = words_of_blind(kind, key, value);
-            let kind = Kind::Update { words: words.count };
-            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base };
+            let words = words_of_blind(kind, key, load);
+            let plan = Plan { kind: Kind::Update { words: words.count }, load: &words.bytes, ballot, base };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
         let base = Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation };
-        let plan = Plan { kind, value, words: None, ballot: self.next_ballot(), base };
+        let plan = Plan { kind, load, ballot: self.next_ballot(), base };
         if !self.lanes.enter(lane, sink.origin()) {
             let write = self.take_write();
             write.fill(request, key, &plan, sink, tag);
@@ -62,17 +61,23 @@ impl<B: Backend> Engine<B> {
         let [at] = request.keys.as_slice() else { return self.opaque(request, sink, tag) };
         let key = request.args.get(*at as usize).unwrap_or_default();
         let lane = lane_of(request.group.seed, key);
-        let words = self.words_of(request.row, &request.args);
         if request.level == Level::Eventual {
+            let words = self.words_of(request.row, &request.args);
             return self.update_eventually(request, key, words, sink, tag);
         }
         if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get()) {
-            let kind = Kind::Update { words: words.count };
-            let plan = Plan { kind, value: &[], words: Some(&words), ballot, base };
+            let words = absolute(request.row, &request.args, self.backend.wall_ms()).map(|all| Words::of(all.iter()));
+            let (load, count) = match &words {
+                Some(words) => (words.bytes.as_slice(), words.count),
+                // As they came: this path allocates nothing.
+                None => (words_in(request.frame), request.args.len()),
+            };
+            let plan = Plan { kind: Kind::Update { words: count }, load, ballot, base };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
         let keys = std::iter::once(Key::new(key, true)).collect();
+        let words = self.words_of(request.row, &request.args);
         let proposal = self.proposal_of(request, keys, Work::Update(words), sink, tag);
         self.propose_in_turn(proposal, lane, sink.origin());
         Taken::Sent
@@ -202,6 +207,12 @@ impl<B: Backend> Engine<B> {
         self.spawn(async move { proposal.run_anywhere(&engine).await });
         Taken::Sent
     }
+}
+
+/// The words of a request, without the line that counts them.
+fn words_in(frame: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b'\n', frame).map_or(frame.len(), |at| at + 1);
+    frame.get(end..).unwrap_or_default()
 }
 
 /// How many replicas have to take a write.

@@ -201,7 +201,11 @@ impl<B: Backend> Group<B> {
 
     /// The replicas of a key.
     pub fn replicas_of(&self, key: &[u8]) -> Option<Members<B>> {
-        (self.locate)(key).iter().map(|at| self.members.get(*at).map(Rc::clone)).collect()
+        let mut all = Members::new();
+        for at in (self.locate)(key) {
+            all.push(Rc::clone(self.members.get(at)?));
+        }
+        Some(all)
     }
 
     /// The group has left the topology: nobody looks after it any more.

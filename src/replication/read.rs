@@ -177,7 +177,6 @@ impl<B: Backend> Engine<B> {
             return;
         }
         let read = self.take_read();
-        let (version, members) = (question.version, question.members.clone());
         let (lane, origin) = (lane_of(group.seed, key), question.asker.sink.origin());
         {
             let mut inner = read.inner.borrow_mut();
@@ -199,7 +198,7 @@ impl<B: Backend> Engine<B> {
         }
         self.lanes.read_begins(lane, origin);
         read.since.set(self.backend.now());
-        let all_sent = self.send_read(&read, &members, version, frame, key, form, &chosen);
+        let all_sent = self.send_read(&read, key, &chosen);
         if !all_sent {
             read.give_over(self);
         } else if let Some(hedge) = group.settings.hedge {
@@ -207,17 +206,10 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one round: what is asked, of whom, and who hears")]
-    fn send_read(
-        &self,
-        read: &Rc<Read<B>>,
-        members: &Members<B>,
-        version: Version,
-        frame: &[u8],
-        key: &[u8],
-        form: Form,
-        chosen: &[usize],
-    ) -> bool {
+    fn send_read(&self, read: &Rc<Read<B>>, key: &[u8], chosen: &[usize]) -> bool {
+        let inner = read.inner.borrow(); // Not for writing: a connection may ask for the origin meanwhile.
+        let Some(question) = &inner.question else { return false };
+        let (version, frame, form) = (question.version, inner.frame.as_slice(), inner.form);
         let mut record = self.scratch.take();
         record.clear();
         write_record_key(key, &mut record);
@@ -225,7 +217,7 @@ impl<B: Backend> Engine<B> {
         let bytes = frame.len() + record.len() + 128;
         let mut all_sent = true;
         for (nth, index) in chosen.iter().enumerate() {
-            let Some(member) = members.get(*index) else { continue };
+            let Some(member) = question.members.get(*index) else { continue };
             let records = std::iter::once(record.as_slice());
             let asks_value = nth == 0;
             let part = if asks_value { VALUE } else { 0 } + u32::try_from(*index).unwrap_or(0);

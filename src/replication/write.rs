@@ -24,7 +24,7 @@ use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::Version;
-use crate::version::{Ballot, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
+use crate::version::{Ballot, FENCE_BYTES, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
 
 /// Writes kept for the next, and the largest buffer kept with one.
 const POOLED_MAX: usize = 1024;
@@ -128,14 +128,16 @@ impl<B: Backend> Inner<B> {
         self.bytes.get(self.key_len + self.record_len..).unwrap_or_default()
     }
 
-    fn write(&self, index: usize, call: Call, out: &mut Vec<u8>) {
-        let (Some(member), Some(group)) = (self.members.get(index), &self.group) else { return };
+    /// Appends the call; where the fence in it begins.
+    fn write(&self, index: usize, call: Call, out: &mut Vec<u8>) -> usize {
+        let (Some(member), Some(group)) = (self.members.get(index), &self.group) else { return 0 };
         let fence = member.fence();
+        let fence_at;
         match self.kind {
             Kind::Set { expires_at } | Kind::Restore { expires_at } => {
                 let fresh = group.contention_ms(self.needed);
                 write_script(out, Script::Blind, call, 3, if fresh.is_some() { 7 } else { 6 });
-                self.write_keys(out, fence.as_bytes());
+                fence_at = self.write_keys(out, fence.as_bytes());
                 write_bulk(out, &self.ballot.encode());
                 write_number(out, group.record_grace_ms);
                 write_bulk(out, if matches!(self.kind, Kind::Set { .. }) { b"SET" } else { b"RESTORE" });
@@ -147,7 +149,7 @@ impl<B: Backend> Inner<B> {
             }
             Kind::Update { words } => {
                 write_script(out, Script::Apply, call, 3, 7 + words);
-                self.write_keys(out, fence.as_bytes());
+                fence_at = self.write_keys(out, fence.as_bytes());
                 let base = if self.base.ballot.is_zero() { NO_BASE } else { self.base.ballot.encode() };
                 write_bulk(out, &base);
                 write_bulk(out, &self.ballot.encode());
@@ -158,13 +160,15 @@ impl<B: Backend> Inner<B> {
                 out.extend_from_slice(self.load());
             }
         }
+        fence_at
     }
 
-    fn write_keys(&self, out: &mut Vec<u8>, fence: &[u8]) {
+    fn write_keys(&self, out: &mut Vec<u8>, fence: &[u8]) -> usize {
         write_bulk(out, self.key());
         write_bulk(out, self.record());
         write_bulk(out, FENCE_KEY);
         write_bulk(out, fence);
+        out.len() - fence.len() - b"\r\n".len()
     }
 
     /// What the write is as an update, for a proposal.
@@ -274,9 +278,8 @@ pub(super) fn words_of_blind(kind: Kind, key: &[u8], value: &[u8]) -> Words {
 /// What has to be written, and in which way.
 pub(super) struct Plan<'p> {
     pub(super) kind: Kind,
-    /// The value, or none where the words of the command are written by `words`.
-    pub(super) value: &'p [u8],
-    pub(super) words: Option<&'p Words>,
+    /// The value, or the words of the command as bulk strings.
+    pub(super) load: &'p [u8],
     pub(super) ballot: Ballot,
     pub(super) base: Owned,
 }
@@ -354,26 +357,40 @@ impl<B: Backend> Engine<B> {
     fn send_write(self: &Rc<Self>, write: &Rc<Write<B>>) {
         let sink: Rc<dyn ReplySink> = Rc::<Write<B>>::clone(write);
         write.inner.borrow_mut().since = self.backend.now();
-        let members = write.inner.borrow().members.clone();
-        let version = write.inner.borrow().version;
-        for (index, member) in members.iter().enumerate() {
-            if member.belief.get().is_none() {
-                continue;
+        let inner = write.inner.borrow(); // Not for writing: a connection may ask for the origin meanwhile.
+        let (mut votes, mut waiting) = (inner.votes, 0);
+        // All get the same bytes but for the fence, whose length is always the same.
+        let (mut call, mut fence_at) = (self.scratch.take(), None);
+        let is_short = inner.bytes.len() <= POOLED_BYTES_MAX;
+        call.clear();
+        for ((index, member), vote) in inner.members.iter().enumerate().zip(&mut votes) {
+            let Some(belief) = member.belief.get() else { continue };
+            match fence_at {
+                None if is_short => fence_at = Some(inner.write(index, Call::Digest, &mut call)),
+                None => {}
+                Some(at) => {
+                    if let Some(fence) = call.get_mut(at..at + FENCE_BYTES) {
+                        fence.copy_from_slice(&belief.bytes);
+                    }
+                }
             }
-            let part = u32::try_from(index).unwrap_or(0);
-            let sent = {
-                let inner = write.inner.borrow();
-                let mut put = |out: &mut Vec<u8>| inner.write(index, Call::Digest, out);
-                let bytes = inner.bytes.len() + 256;
-                self.backend.send(&member.node, bytes, &mut put, version, &sink, Tag { slot: 0, part })
+            let mut put = |out: &mut Vec<u8>| {
+                if is_short {
+                    out.extend_from_slice(&call);
+                } else {
+                    inner.write(index, Call::Digest, out);
+                }
             };
+            let (bytes, tag) = (inner.bytes.len() + 256, Tag { slot: 0, part: u32::try_from(index).unwrap_or(0) });
+            let sent = self.backend.send(&member.node, bytes, &mut put, inner.version, &sink, tag);
+            waiting += usize::from(sent.is_ok());
+            *vote = if sent.is_ok() { Vote::Waiting } else { Vote::Not };
+        }
+        self.scratch.set(call);
+        drop(inner);
+        {
             let mut inner = write.inner.borrow_mut();
-            if sent.is_ok() {
-                inner.waiting += 1;
-            }
-            if let Some(vote) = inner.votes.get_mut(index) {
-                *vote = if sent.is_ok() { Vote::Waiting } else { Vote::Not };
-            }
+            (inner.votes, inner.waiting) = (votes, waiting);
         }
         drop(sink);
         write.look(self);
@@ -565,10 +582,7 @@ impl<B: Backend> Write<B> {
         inner.key_len = key.len();
         write_record_key(key, &mut inner.bytes);
         inner.record_len = inner.bytes.len() - key.len();
-        match plan.words {
-            Some(words) => inner.bytes.extend_from_slice(&words.bytes),
-            None => inner.bytes.extend_from_slice(plan.value),
-        }
+        inner.bytes.extend_from_slice(plan.load);
         inner.kind = plan.kind;
         inner.ballot = plan.ballot;
         inner.base = plan.base;
@@ -695,7 +709,9 @@ impl<B: Backend> Write<B> {
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let inner = self.inner.borrow();
         let Some(member) = inner.members.get(index) else { return false };
-        let mut put = |out: &mut Vec<u8>| inner.write(index, Call::Text, out);
+        let mut put = |out: &mut Vec<u8>| {
+            inner.write(index, Call::Text, out);
+        };
         engine.backend.send(&member.node, inner.bytes.len() + 4096, &mut put, inner.version, &sink, tag).is_ok()
     }
 }
