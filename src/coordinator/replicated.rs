@@ -76,21 +76,19 @@ impl Groups {
                 known.map_or_else(|| Member::new(Rc::clone(node)), Rc::clone)
             });
             let (shared, count) = (Arc::clone(&view.topology), pool.replicas as usize);
-            let locate = move |key: &[u8]| {
-                let mut at = SmallVec::new();
+            let visit = move |key: &[u8], take: &mut dyn FnMut(usize)| {
                 if let Some(pool) = shared.pools.get(index) {
                     for member in pool.ring.replicas(key, count) {
-                        at.push(usize::from(member.0));
+                        take(usize::from(member.0));
                     }
                 }
-                at
             };
             let cells = {
                 let mut all = self.cells.borrow_mut();
                 Arc::clone(all.entry(pool.name.clone()).or_insert_with(|| metrics.replication(&pool.name)))
             };
             let (serial, lag) = (engine.next_serial(), Arc::clone(&topology.lag));
-            let group = Group::counting(&pool.name, settings, members.collect(), serial, Box::new(locate), cells, lag);
+            let group = Group::counting(&pool.name, settings, members.collect(), serial, Box::new(visit), cells, lag);
             engine.keep(&group, leads);
             pools.push(Some(group));
         }

@@ -72,6 +72,9 @@ pub struct Settings {
 /// Which members hold a key, in ring order.
 pub type Locate = dyn Fn(&[u8]) -> SmallVec<[usize; 8]>;
 
+/// As [`Locate`], one member after the other: nothing is gathered in between.
+pub type Visit = dyn Fn(&[u8], &mut dyn FnMut(usize));
+
 /// How long a record outlives its key: longer than any operation can be under way.
 const RECORD_GRACE: Duration = Duration::from_hours(1);
 
@@ -93,7 +96,7 @@ pub struct Group<B: Backend> {
     lag: Arc<Lag>,
     /// Changes with every fence that is seen to have changed.
     generation: Cell<u64>,
-    locate: Box<Locate>,
+    visit: Box<Visit>,
     retired: Cell<bool>,
     /// The group of the same pool that came in its place.
     next: RefCell<Option<Rc<Self>>>,
@@ -168,7 +171,8 @@ impl<B: Backend> Group<B> {
         locate: Box<Locate>,
     ) -> Rc<Self> {
         let lag = Arc::new(Lag::new(members.len()));
-        Self::counting(name, settings, members, generation, locate, Arc::default(), lag)
+        let visit = move |key: &[u8], take: &mut dyn FnMut(usize)| locate(key).into_iter().for_each(take);
+        Self::counting(name, settings, members, generation, Box::new(visit), Arc::default(), lag)
     }
 
     /// As [`Group::new`], with cells that somebody reads, and what the workers know together.
@@ -177,7 +181,7 @@ impl<B: Backend> Group<B> {
         settings: Settings,
         members: Vec<Rc<Member<B>>>,
         generation: u64,
-        locate: Box<Locate>,
+        visit: Box<Visit>,
         cells: Arc<ReplicationCells>,
         lag: Arc<Lag>,
     ) -> Rc<Self> {
@@ -192,7 +196,7 @@ impl<B: Backend> Group<B> {
             cells,
             lag,
             generation: Cell::new(generation),
-            locate,
+            visit,
             retired: Cell::new(false),
             next: RefCell::default(),
             look_soon: Cell::new(false),
@@ -201,11 +205,12 @@ impl<B: Backend> Group<B> {
 
     /// The replicas of a key.
     pub fn replicas_of(&self, key: &[u8]) -> Option<Members<B>> {
-        let mut all = Members::new();
-        for at in (self.locate)(key) {
-            all.push(Rc::clone(self.members.get(at)?));
-        }
-        Some(all)
+        let (mut all, mut is_whole) = (Members::new(), true);
+        (self.visit)(key, &mut |at| match self.members.get(at) {
+            Some(member) => all.push(Rc::clone(member)),
+            None => is_whole = false,
+        });
+        is_whole.then_some(all)
     }
 
     /// The group has left the topology: nobody looks after it any more.

@@ -388,12 +388,15 @@ impl<B: Backend> Engine<B> {
         }
         self.scratch.set(call);
         drop(inner);
-        {
+        let is_under_way = {
             let mut inner = write.inner.borrow_mut();
             (inner.votes, inner.waiting) = (votes, waiting);
-        }
+            inner.is_undecided()
+        };
         drop(sink);
-        write.look(self);
+        if !is_under_way {
+            write.look(self);
+        }
     }
 
     pub(super) fn take_write(self: &Rc<Self>) -> Rc<Write<B>> {
@@ -507,6 +510,13 @@ impl<B: Backend> Inner<B> {
             asker: self.asker.clone(),
             trouble: RefCell::default(),
         })
+    }
+
+    /// The next answer is waited for, whatever it will be: nothing is to be done now.
+    #[inline]
+    fn is_undecided(&self) -> bool {
+        self.waiting > 0
+            && (self.stage == Stage::Over || self.accepted < self.needed && self.accepted + self.waiting >= self.needed)
     }
 
     /// What the votes come to: whether the client can be answered, and with what.
