@@ -85,41 +85,61 @@ pub(super) struct Owned {
     pub(super) generation: u64,
 }
 
+/// There is one for each blind write under way, at random places of a map: the less it takes, the more of them are in the
+/// processor's cache when the answers come. What such a lane does not need is apart.
 #[derive(Default)]
 struct Lane {
     /// Operations in their only round.
     sharing: u32,
-    exclusive: bool,
-    /// The serial number of who has it alone.
-    holder: u64,
     /// Waiters that were let in and have not begun.
     admitted: u32,
-    waiting: VecDeque<Rc<Waiter>>,
-    owned: Option<Owned>,
-    /// The last blind write that so many replicas took while an earlier one was under way.
-    settled: Option<(Ballot, usize)>,
+    exclusive: bool,
     /// It is in the queue of those that may be forgotten.
     remembered: bool,
     /// Other workers or proxies were met here last time.
     crowded: bool,
+    rare: Option<Box<Rare>>,
 }
 
+/// What a lane has in which somebody waits, or that is owned.
+#[derive(Default)]
+struct Rare {
+    /// The serial number of who has it alone.
+    holder: u64,
+    waiting: VecDeque<Rc<Waiter>>,
+    owned: Option<Owned>,
+    /// The last blind write that so many replicas took while an earlier one was under way.
+    settled: Option<(Ballot, usize)>,
+}
+
+/// What it is in all other lanes.
+const NOTHING_RARE: &Rare = &Rare { holder: 0, waiting: VecDeque::new(), owned: None, settled: None };
+
 impl Lane {
+    #[inline]
+    fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(NOTHING_RARE)
+    }
+
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
     fn is_quiet(&self) -> bool {
-        self.sharing == 0 && !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
+        self.sharing == 0 && !self.exclusive && self.admitted == 0 && self.rare().waiting.is_empty()
     }
 
     fn next_owned(&mut self, generation: u64) -> Option<(Owned, Ballot)> {
-        let owned = self.owned.filter(|owned| owned.generation == generation)?;
+        let owned = self.rare().owned.filter(|owned| owned.generation == generation)?;
         let ballot = owned.ballot.next_in_term()?;
         // The blind write before it is no term of updates; all others are in the lineage already.
         let count = owned.count.max(1);
-        self.owned = Some(Owned { ballot, count, last: ballot.op_id(), generation });
+        self.rare_mut().owned = Some(Owned { ballot, count, last: ballot.op_id(), generation });
         Some((owned, ballot))
     }
 
     fn is_open(&self) -> bool {
-        !self.exclusive && self.admitted == 0 && self.waiting.is_empty()
+        !self.exclusive && self.admitted == 0 && self.rare().waiting.is_empty()
     }
 }
 
@@ -232,7 +252,7 @@ impl Lanes {
         }
         let mut map = self.map.borrow_mut();
         let lane = map.entry(id).or_default();
-        if !lane.is_open() || lane.sharing > 0 && lane.owned.is_some() {
+        if !lane.is_open() || lane.sharing > 0 && lane.rare().owned.is_some() {
             return false;
         }
         lane.sharing += 1;
@@ -301,7 +321,8 @@ impl Lanes {
             return false;
         }
         let Some(lane) = map.get(&id) else { return false };
-        lane.exclusive && lane.holder < serial || lane.waiting.front().is_some_and(|first| first.serial < serial)
+        let rare = lane.rare();
+        lane.exclusive && rare.holder < serial || rare.waiting.front().is_some_and(|first| first.serial < serial)
     }
 
     /// Whether a blind write that has been let in may go as one: no updates are under way that build on each other, and
@@ -309,12 +330,15 @@ impl Lanes {
     pub(super) fn is_ready_for_blind(&self, id: LaneId, serial: u64) -> bool {
         let map = self.map.borrow();
         let Some(lane) = map.get(&id) else { return false };
-        !lane.exclusive && lane.owned.is_none() && lane.waiting.front().is_none_or(|first| first.serial > serial)
+        let rare = lane.rare();
+        !lane.exclusive && rare.owned.is_none() && rare.waiting.front().is_none_or(|first| first.serial > serial)
     }
 
     pub(super) fn set_owned(&self, id: LaneId, owned: Option<Owned>) {
-        if let Some(lane) = self.map.borrow_mut().get_mut(&id) {
-            lane.owned = owned;
+        if let Some(lane) = self.map.borrow_mut().get_mut(&id)
+            && (owned.is_some() || lane.rare.is_some())
+        {
+            lane.rare_mut().owned = owned;
         }
     }
 
@@ -332,7 +356,7 @@ impl Lanes {
             && lane.sharing == 1
             && lane.is_open()
         {
-            lane.owned = Some(owned);
+            lane.rare_mut().owned = Some(owned);
         }
     }
 
@@ -341,17 +365,17 @@ impl Lanes {
     #[inline]
     pub(super) fn settled_blindly(&self, id: LaneId, ballot: Ballot, acks: usize) {
         if let Some(lane) = self.map.borrow_mut().get_mut(&id)
-            && (lane.sharing > 1 || !lane.waiting.is_empty())
-            && lane.settled.is_none_or(|(other, _)| other < ballot)
+            && (lane.sharing > 1 || !lane.rare().waiting.is_empty())
+            && lane.rare().settled.is_none_or(|(other, _)| other < ballot)
         {
-            lane.settled = Some((ballot, acks));
+            lane.rare_mut().settled = Some((ballot, acks));
         }
     }
 
     /// Whether this worker sent a blind write after that of `ballot` and so many replicas took it.
     pub(super) fn is_overwritten(&self, id: LaneId, ballot: Ballot, acks: usize) -> bool {
         let map = self.map.borrow();
-        let settled = map.get(&id).and_then(|lane| lane.settled);
+        let settled = map.get(&id).and_then(|lane| lane.rare().settled);
         settled.is_some_and(|(later, taken)| later > ballot && taken >= acks)
     }
 
@@ -361,7 +385,7 @@ impl Lanes {
         let mut map = self.map.borrow_mut();
         let Some(lane) = map.get_mut(&id) else { return };
         lane.sharing = lane.sharing.saturating_sub(1);
-        if lane.is_quiet() && lane.owned.is_none() && !lane.remembered {
+        if lane.is_quiet() && lane.rare().owned.is_none() && !lane.remembered {
             map.remove(&id);
             return;
         }
@@ -380,23 +404,24 @@ impl Lanes {
 
     /// Lets in those at the front that may go together.
     fn admit(&self, id: LaneId, lane: &mut Lane) {
-        while let Some(first) = lane.waiting.front() {
+        while let Some(first) = lane.rare().waiting.front() {
             if first.wish != Wish::Shared && first.client.is_some_and(|client| self.is_read_by(id, client)) {
                 return;
             }
             let shares = match first.wish {
                 Wish::Shared | Wish::Blind => true,
                 Wish::Exclusive => false,
-                Wish::Owned => lane.owned.is_some(),
+                Wish::Owned => lane.rare().owned.is_some(),
             };
             let free = !lane.exclusive && (shares || lane.sharing == 0 && lane.admitted == 0);
             if !free {
                 return;
             }
-            let Some(first) = lane.waiting.pop_front() else { return };
+            let rare = lane.rare_mut();
+            let Some(first) = rare.waiting.pop_front() else { return };
+            rare.holder = if shares { rare.holder } else { first.serial };
             lane.admitted += 1;
             lane.exclusive |= !shares;
-            lane.holder = if shares { lane.holder } else { first.serial };
             first.granted.set(if shares { Wish::Shared } else { Wish::Exclusive });
             if let Some(reader) = first.reader() {
                 self.read_begins(id, reader);
@@ -414,7 +439,7 @@ impl Lanes {
     fn remember(&self, id: LaneId) {
         let mut map = self.map.borrow_mut();
         let Some(lane) = map.get_mut(&id).filter(|lane| lane.is_quiet()) else { return };
-        if lane.owned.is_none() && !lane.remembered {
+        if lane.rare().owned.is_none() && !lane.remembered {
             map.remove(&id);
             return;
         }
@@ -446,8 +471,9 @@ impl Lanes {
         let mut map = self.map.borrow_mut();
         for id in &own {
             let lane = map.entry(*id).or_default();
-            let at = lane.waiting.iter().position(|other| other.serial > serial).unwrap_or(lane.waiting.len());
-            lane.waiting.insert(at, Rc::clone(&waiter));
+            let waiting = &mut lane.rare_mut().waiting;
+            let at = waiting.iter().position(|other| other.serial > serial).unwrap_or(waiting.len());
+            waiting.insert(at, Rc::clone(&waiter));
             self.admit(*id, lane);
         }
         drop(map);
@@ -496,10 +522,11 @@ impl Drop for Waiting {
         for id in &self.ids {
             let mut map = self.lanes.map.borrow_mut();
             let Some(lane) = map.get_mut(id) else { continue };
-            let before = lane.waiting.len();
+            let waiting = &mut lane.rare_mut().waiting;
+            let before = waiting.len();
             let mut reader_left = None;
-            lane.waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
-            if lane.waiting.len() == before {
+            waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
+            if waiting.len() == before {
                 lane.admitted = lane.admitted.saturating_sub(1);
                 lane.exclusive &= self.waiter.granted.get() != Wish::Exclusive;
                 reader_left = self.waiter.reader();

@@ -72,39 +72,43 @@ enum Stage {
     Over,
 }
 
+/// Thousands may be under way, and each is looked at three times, by then out of the processor's cache: what every answer
+/// needs stands together, at the front.
+#[repr(C)]
 pub(super) struct Inner<B: Backend> {
-    group: Option<Rc<Group<B>>>,
-    members: Members<B>,
-    asker: Option<Asker>,
+    stage: Stage,
+    /// Replicas saw it differently.
+    split: bool,
+    /// Whether the key was there before, as the first replica that took it said.
+    existed: bool,
     version: Version,
+    votes: [Vote; 8],
+    needed: usize,
+    waiting: usize,
+    accepted: usize,
+    members: Members<B>,
+    group: Option<Rc<Group<B>>>,
+    generation: u64,
+    lane: LaneId,
+    asker: Option<Asker>,
+    kind: Kind,
+    ballot: Ballot,
+    serial: u64,
+    base: Owned,
+    trusted: usize,
+    shape: Shape,
     /// Key, record key, and what is to be written: a value, or the words of a command.
     bytes: Vec<u8>,
     key_len: usize,
     record_len: usize,
-    kind: Kind,
-    lane: LaneId,
-    serial: u64,
-    generation: u64,
-    ballot: Ballot,
-    base: Owned,
-    needed: usize,
-    stage: Stage,
-    votes: [Vote; 8],
-    waiting: usize,
-    accepted: usize,
-    /// The first answer of a replica that took it, and whether the key was there before.
+    /// The first answer of a replica that took it.
     reply: Vec<u8>,
-    existed: bool,
-    /// Replicas saw it differently.
-    split: bool,
-    trusted: usize,
     error: Option<Vec<u8>>,
     /// Where a proposal looks for the reply.
     late: Option<Rc<RefCell<Late>>>,
     /// The records of those that refused it.
     shown: Vec<Record>,
     since: Moment,
-    shape: Shape,
     /// Answers that come in pieces.
     partial: Vec<(usize, Vec<u8>)>,
 }
