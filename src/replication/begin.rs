@@ -38,8 +38,14 @@ impl<B: Backend> Engine<B> {
         let generation = request.group.generation.get();
         if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), generation) {
             // As one of the updates: those who met this worker here find in the lineage what became of them.
-            let words = words_of_blind(kind, key, load);
-            let plan = Plan { kind: Kind::Update { words: words.count }, load: &words.bytes, ballot, base };
+            // A plain `SET` is sent as it came: this path allocates nothing.
+            let is_plain = request.row.name == "set" && request.args.len() == 3;
+            let words = (!is_plain).then(|| words_of_blind(kind, key, load));
+            let (load, count) = match &words {
+                Some(words) => (words.bytes.as_slice(), words.count),
+                None => (words_in(request.frame), request.args.len()),
+            };
+            let plan = Plan { kind: Kind::Update { words: count }, load, ballot, base };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
