@@ -68,23 +68,23 @@ struct Seen {
 /// Plays seeds, and says now and then how far it is.
 fn play(first: u64, runs: u64) -> Seen {
     let next = AtomicU64::new(first);
-    let seen = Mutex::new(Seen::default());
+    let total = Mutex::new(Seen::default());
     let progress = (runs / 20).max(1_000);
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + runs || seen.lock().expect("no panic").bad.len() >= BAD_MAX {
+            if seed >= first + runs || total.lock().expect("no panic").bad.len() >= BAD_MAX {
                 return;
             }
             let outcome = Run::new(seed, false).play();
-            let mut seen = seen.lock().expect("no panic");
-            seen.all.add(&outcome);
+            let mut total = total.lock().expect("no panic");
+            total.all.add(&outcome);
             if let Some(what) = outcome.violation {
                 eprintln!("QUOIT_SIM_SEED=engine:{seed} {}", what.lines().next().unwrap_or_default());
-                seen.bad.push((seed, what));
+                total.bad.push((seed, what));
             }
-            if seen.all.runs.is_multiple_of(progress) {
-                let Seen { all: Outcome { runs, operations, unknown, rebuilt, .. }, bad } = &*seen;
+            if total.all.runs.is_multiple_of(progress) {
+                let Seen { all: Outcome { runs, operations, unknown, rebuilt, .. }, bad } = &*total;
                 let bad = bad.len();
                 eprintln!(
                     "{runs} runs, {operations} operations, {unknown} unknown, {rebuilt} rebuilt, {bad} violations"
@@ -99,7 +99,7 @@ fn play(first: u64, runs: u64) -> Seen {
             scope.spawn(work);
         }
     });
-    seen.into_inner().expect("no panic")
+    total.into_inner().expect("no panic")
 }
 
 #[test]

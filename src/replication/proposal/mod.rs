@@ -9,12 +9,16 @@
 //!   known never to have taken it; else its outcome is unknown.
 //! - All tries together have one deadline, and pauses between them are jittered.
 
+mod search;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use self::search::Search;
+pub(super) use self::search::{Late, Try};
 use super::accept::Accepted;
 use super::lane::{Held, Owned};
 use super::repair::{ALL, UNKNOWN};
@@ -56,71 +60,6 @@ pub(super) enum Work {
     Update(Words),
     /// One replica runs it, the others get the states.
     Opaque(Words),
-}
-
-/// An earlier try that may have been applied. Each has an operation id of its own: which of them was applied says which
-/// reply is the right one.
-pub(super) struct Try {
-    /// The ballot it was sent under.
-    pub(super) ballot: Ballot,
-    /// The length of the lineage it built on.
-    pub(super) base_count: u32,
-    /// Operations of states that do not have it, by key: what follows one of them does not have it either, unless it
-    /// comes later.
-    pub(super) without: SmallVec<[Operations; 1]>,
-    /// Replicas that have refused the only message of it.
-    pub(super) refused: u8,
-    /// What a replica that ran it has answered.
-    pub(super) reply: Option<Vec<u8>>,
-    /// What replicas say that had not answered yet.
-    pub(super) late: Option<Rc<RefCell<Late>>>,
-    /// The member whose reply that is.
-    pub(super) trusted: Option<usize>,
-}
-
-impl Try {
-    /// Takes what came late. False if by now all replicas have said that they did not take it.
-    fn is_open(&mut self) -> bool {
-        let Some(late) = &self.late else { return true };
-        let late = late.borrow();
-        self.refused |= late.refused;
-        late.taken || late.waiting > 0
-    }
-
-    /// A replica showed this record of a key.
-    pub(super) fn learn(&mut self, key: usize, record: &Record) {
-        if self.without.len() <= key {
-            self.without.resize(key + 1, SmallVec::new());
-        }
-        let Some(without) = self.without.get_mut(key) else { return };
-        let follows = || without.iter().any(|id| record.contains(OpId(*id)));
-        // A state that is older than it, or follows one without it and has it not among what came since.
-        if record.accepted < self.ballot || !record.contains(self.ballot.op_id()) && follows() {
-            for id in record.operations() {
-                if !without.contains(&id) {
-                    without.push(id);
-                }
-            }
-            let excess = without.len().saturating_sub(LEARNED_MAX);
-            without.drain(..excess);
-        }
-    }
-}
-
-/// Ids of operations that a try remembers; the newest are of use.
-const LEARNED_MAX: usize = 64;
-
-/// What came of a try after its proposal had begun.
-#[derive(Default)]
-pub(super) struct Late {
-    /// What a replica that ran it has answered.
-    pub(super) reply: Option<Vec<u8>>,
-    /// Some replica took it, or may have.
-    pub(super) taken: bool,
-    /// Replicas that have refused it.
-    pub(super) refused: u8,
-    /// Replicas that have not answered yet.
-    pub(super) waiting: usize,
 }
 
 /// A write in several rounds.
@@ -210,14 +149,6 @@ impl<B: Backend> Answers<'_, B> {
             None => self.round.next().await,
         }
     }
-}
-
-enum Search {
-    /// The try of that number is in the newest state.
-    Found(usize),
-    /// None was chosen, or nothing was tried.
-    Free,
-    Unclear,
 }
 
 impl<B: Backend> Proposal<B> {
@@ -419,13 +350,6 @@ impl<B: Backend> Proposal<B> {
         }
     }
 
-    fn may_clear_up(&mut self) -> bool {
-        let before = self.tries.len();
-        self.tries.retain(Try::is_open);
-        let is_due = |tried: &Try| tried.late.as_ref().is_some_and(|late| late.borrow().waiting > 0);
-        self.tries.len() < before || self.tries.iter().any(is_due)
-    }
-
     /// Asks for a term. None if it was not given.
     async fn prepare(&mut self, engine: &Engine<B>) -> Option<(Ground, Search)> {
         let members = self.members.clone();
@@ -575,47 +499,6 @@ impl<B: Backend> Proposal<B> {
         }
     }
 
-    /// Looks for earlier tries in what a quorum holds.
-    fn search(&self, promises: &[Promise]) -> Search {
-        // So many replicas without it, and no quorum can have had it.
-        let enough = self.members.len() - self.majority() + 1;
-        let written = || self.keys.iter().enumerate().filter(|(_, key)| key.written).map(|(at, _)| at);
-        let records =
-            |at: usize| promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
-        let contains = |at: usize, tried: &Try| {
-            let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
-            newest.is_some_and(|newest| newest.contains(tried.ballot.op_id()))
-        };
-        let mut clear = true;
-        for (number, tried) in self.tries.iter().enumerate() {
-            let Try { ballot, base_count, without, refused, .. } = tried;
-            if written().all(|at| contains(at, tried)) {
-                return Search::Found(number);
-            }
-            // In some of several keys and not in others: half of it may stay undone.
-            clear &= !written().any(|at| contains(at, tried));
-            for at in written() {
-                // The newest state and one without the try have an operation in common, and all that came after that is
-                // known by its id: what is not among it was not chosen.
-                let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
-                let mut ids = without.get(at).into_iter().flatten();
-                if newest.is_some_and(|newest| ids.any(|id| newest.contains(OpId(*id)))) {
-                    continue;
-                }
-                let without = |(member, record): &(usize, &Record)| {
-                    record.never_accepted(*ballot, *base_count)
-                        || refused & (1 << member) != 0 && record.refused_for_good(*ballot, *base_count)
-                };
-                // The newest is what the next try builds on: so many without it only say that it was not chosen so far.
-                let is_newest =
-                    |(_, record): &(usize, &Record)| newest.is_some_and(|it| it.accepted == record.accepted);
-                clear &= records(at).filter(without).count() >= enough
-                    && records(at).filter(is_newest).any(|it| without(&it));
-            }
-        }
-        if clear { Search::Free } else { Search::Unclear }
-    }
-
     /// An earlier try is part of the newest state: that is brought to a quorum, then it is done.
     async fn complete(
         &mut self,
@@ -636,19 +519,6 @@ impl<B: Backend> Proposal<B> {
             return Some(End::Unknown);
         };
         Some(End::Done(reply))
-    }
-
-    /// What a replica has answered to an earlier try, or still answers.
-    async fn reply_of(&mut self, engine: &Engine<B>, tried: usize) -> Option<Vec<u8>> {
-        let tried = self.tries.get_mut(tried)?;
-        if tried.reply.is_some() {
-            return tried.reply.take();
-        }
-        let late = tried.late.take()?;
-        while late.borrow().reply.is_none() && late.borrow().waiting > 0 && !engine.is_late(self.deadline) {
-            sleep(&engine.backend, PAUSE_MIN).await;
-        }
-        late.take().reply
     }
 
     /// An update, or nothing: sent to all replicas.
