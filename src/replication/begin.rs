@@ -11,7 +11,7 @@ use super::proposal::{Key, Proposal, Work};
 use super::shape::Shape;
 use super::wire::Words;
 use super::write::{Kind, Plan, Write, words_of_blind};
-use super::{Asker, Engine, Group, Request, Taken};
+use super::{Asker, CONTENTION_MS, Engine, Group, Request, Taken};
 use crate::backend::{Backend, ReplySink, Tag};
 use crate::command::replicate::{Blind, KeyRoles, key_roles};
 use crate::command::{Args, Row, absolute};
@@ -35,8 +35,11 @@ impl<B: Backend> Engine<B> {
         };
         let key = request.args.get(1).unwrap_or_default();
         let lane = lane_of(request.group.seed, key);
-        let generation = request.group.generation.get();
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), generation) {
+        let (generation, now) = (request.group.generation.get(), self.backend.now());
+        // Without anybody to meet the lineage may end; the record gets short again.
+        if !self.lanes.is_at_rest(lane, Duration::from_millis(CONTENTION_MS), now)
+            && let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), generation, now)
+        {
             // As one of the updates: those who met this worker here find in the lineage what became of them.
             // A plain `SET` is sent as it came: this path allocates nothing.
             let is_plain = request.row.name == "set" && request.args.len() == 3;
@@ -49,7 +52,7 @@ impl<B: Backend> Engine<B> {
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
-        let base = Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation };
+        let base = Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation, since: now };
         let plan = Plan { kind, load, ballot: self.next_ballot(), base };
         if !self.lanes.enter(lane, sink.origin()) {
             let write = self.take_write();
@@ -71,7 +74,9 @@ impl<B: Backend> Engine<B> {
             let words = self.words_of(request.row, &request.args);
             return self.update_eventually(request, key, words, sink, tag);
         }
-        if let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get()) {
+        if let Some((base, ballot)) =
+            self.lanes.enter_owned(lane, sink.origin(), request.group.generation.get(), self.backend.now())
+        {
             let words = absolute(request.row, &request.args, self.backend.wall_ms()).map(|all| Words::of(all.iter()));
             let (load, count) = match &words {
                 Some(words) => (words.bytes.as_slice(), words.count),
@@ -185,7 +190,9 @@ impl<B: Backend> Engine<B> {
 
     async fn propose_with(self: Rc<Self>, mut held: Held, proposal: Proposal<B>, lane: LaneId, serial: u64) {
         if held.is_shared() {
-            if let Some((base, ballot)) = self.lanes.next_owned(lane, proposal.group.generation.get()) {
+            if let Some((base, ballot)) =
+                self.lanes.next_owned(lane, proposal.group.generation.get(), self.backend.now())
+            {
                 held.keep(); // The write gives it back.
                 self.start_proposed(proposal, lane, serial, base, ballot);
                 return;

@@ -221,11 +221,9 @@ fn writers_that_meet() {
     Stage::on_every_store(|stage| {
         let ms = |ms: u64, writer: u64| at(1_000_000 + ms, writer);
         stage.blind("k", ms(0, 1), "v", "");
-        assert_eq!(stage.blind_within("k", ms(100, 2), 250).letter(), 'R', "another writer's");
-        assert_eq!(stage.blind_within("k", ms(100, 1), 250), Value::Integer(1), "its own");
-        assert_eq!(stage.blind_within("k", ms(350, 2), 250), Value::Integer(1), "an old one");
+        assert_eq!(stage.blind_within("k", ms(100, 2), 250), Value::Integer(1), "another blind write");
         stage.update("k", ms(400, 2), 1 << 8 | 1, "APPEND k x");
-        assert_eq!(stage.blind_within("k", ms(500, 2), 250).letter(), 'R', "an update, its own, too");
+        assert_eq!(stage.blind_within("k", ms(500, 2), 250).letter(), 'R', "an update");
         assert_eq!(stage.blind_within("k", ms(650, 2), 250), Value::Integer(1), "an old update");
         assert_eq!(stage.prepare(&["k"], ms(2_000, 1).term()).letter(), 'P');
         assert_eq!(stage.blind_within("k", ms(2_100, 2), 250).letter(), 'R', "a promise");

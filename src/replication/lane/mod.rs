@@ -20,10 +20,12 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::clock::Moment;
 use crate::version::{Ballot, OpId};
 
 /// Lanes that are remembered for their ballot while nothing happens in them.
@@ -83,6 +85,8 @@ pub(super) struct Owned {
     pub(super) last: OpId,
     /// The fences that held.
     pub(super) generation: u64,
+    /// When it was sent.
+    pub(super) since: Moment,
 }
 
 /// There is one for each blind write under way, at random places of a map: the less it takes, the more of them are in the
@@ -129,12 +133,12 @@ impl Lane {
         self.sharing == 0 && !self.exclusive && self.admitted == 0 && self.rare().waiting.is_empty()
     }
 
-    fn next_owned(&mut self, generation: u64) -> Option<(Owned, Ballot)> {
+    fn next_owned(&mut self, generation: u64, now: Moment) -> Option<(Owned, Ballot)> {
         let owned = self.rare().owned.filter(|owned| owned.generation == generation)?;
         let ballot = owned.ballot.next_in_term()?;
         // The blind write before it is no term of updates; all others are in the lineage already.
         let count = owned.count.max(1);
-        self.rare_mut().owned = Some(Owned { ballot, count, last: ballot.op_id(), generation });
+        self.rare_mut().owned = Some(Owned { ballot, count, last: ballot.op_id(), generation, since: now });
         Some((owned, ballot))
     }
 
@@ -262,20 +266,34 @@ impl Lanes {
     /// As [`Lanes::enter`], for an update: only where this worker wrote last. The ballot that the update builds on, and
     /// its own.
     #[inline]
-    pub(super) fn enter_owned(&self, id: LaneId, origin: usize, generation: u64) -> Option<(Owned, Ballot)> {
+    pub(super) fn enter_owned(
+        &self,
+        id: LaneId,
+        origin: usize,
+        generation: u64,
+        now: Moment,
+    ) -> Option<(Owned, Ballot)> {
         if self.is_read_by(id, origin) {
             return None;
         }
         let mut map = self.map.borrow_mut();
         let lane = map.get_mut(&id).filter(|lane| lane.is_open())?;
-        let next = lane.next_owned(generation)?;
+        let next = lane.next_owned(generation, now)?;
         lane.sharing += 1;
         Some(next)
     }
 
+    /// Whether this worker has updated nothing for some time: who met it here knows by now what became of that.
+    #[inline]
+    pub(super) fn is_at_rest(&self, id: LaneId, span: Duration, now: Moment) -> bool {
+        let map = self.map.borrow();
+        let owned = map.get(&id).filter(|lane| lane.sharing == 0).and_then(|lane| lane.rare().owned);
+        owned.is_some_and(|owned| now.since(owned.since) >= span)
+    }
+
     /// The same for an operation that shares the lane already.
-    pub(super) fn next_owned(&self, id: LaneId, generation: u64) -> Option<(Owned, Ballot)> {
-        self.map.borrow_mut().get_mut(&id)?.next_owned(generation)
+    pub(super) fn next_owned(&self, id: LaneId, generation: u64, now: Moment) -> Option<(Owned, Ballot)> {
+        self.map.borrow_mut().get_mut(&id)?.next_owned(generation, now)
     }
 
     /// A read of that client is on its way, in its only round. [`Lanes::read_ends`] has to follow.

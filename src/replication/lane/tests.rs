@@ -62,19 +62,19 @@ fn several_lanes_are_waited_for_without_a_deadlock() {
 #[test]
 fn who_wrote_last_needs_one_round() {
     let lanes = Rc::new(Lanes::default());
-    assert!(lanes.enter_owned(1, 0, 0).is_none());
+    assert!(lanes.enter_owned(1, 0, 0, Moment::default()).is_none());
     let mut waiting = lanes.wait(&[1], 1, Wish::Exclusive, None);
     let held = poll(&mut waiting).expect("free");
     let ballot = Ballot { hlc: 7, id: 9, seq: 1 };
-    held.set_owned(Some(Owned { ballot, count: 1, last: OpId(1), generation: 3 }));
+    held.set_owned(Some(Owned { ballot, count: 1, last: OpId(1), generation: 3, since: Moment::default() }));
     drop(held);
-    assert!(lanes.enter_owned(1, 0, 4).is_none(), "the fences are others");
-    let (base, next) = lanes.enter_owned(1, 0, 3).expect("owned");
+    assert!(lanes.enter_owned(1, 0, 4, Moment::default()).is_none(), "the fences are others");
+    let (base, next) = lanes.enter_owned(1, 0, 3, Moment::default()).expect("owned");
     assert_eq!((base.ballot, next.seq), (ballot, 2));
-    let (base, next) = lanes.enter_owned(1, 0, 3).expect("two may be under way");
+    let (base, next) = lanes.enter_owned(1, 0, 3, Moment::default()).expect("two may be under way");
     assert_eq!((base.ballot.seq, next.seq), (2, 3));
     lanes.disown(1);
-    assert!(lanes.enter_owned(1, 0, 3).is_none());
+    assert!(lanes.enter_owned(1, 0, 3, Moment::default()).is_none());
 }
 
 #[test]
@@ -86,11 +86,17 @@ fn an_update_shares_a_lane_only_where_this_worker_wrote_last() {
     assert!(!lanes.enter(1, 0), "what came later does not overtake");
     let held = poll(&mut first).expect("free");
     assert!(!held.is_shared() && poll(&mut second).is_none() && poll(&mut read).is_none());
-    held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id: 1, seq: 1 }, count: 1, last: OpId(1), generation: 0 }));
+    held.set_owned(Some(Owned {
+        ballot: Ballot { hlc: 1, id: 1, seq: 1 },
+        count: 1,
+        last: OpId(1),
+        generation: 0,
+        since: Moment::default(),
+    }));
     drop(held);
     let held = poll(&mut second).expect("it builds on the first");
     assert!(held.is_shared() && poll(&mut read).is_some());
-    assert!(lanes.next_owned(1, 0).is_some());
+    assert!(lanes.next_owned(1, 0, Moment::default()).is_some());
     assert!(!lanes.enter(1, 0), "a blind write goes behind it as one of them");
     // It turns out to need more rounds.
     let mut again = lanes.wait(&[1], 2, Wish::Exclusive, None);
@@ -120,11 +126,17 @@ fn what_is_remembered_is_bounded() {
     for id in 0..REMEMBERED_MAX as u64 + 10 {
         let mut waiting = lanes.wait(&[id], id, Wish::Exclusive, None);
         let held = poll(&mut waiting).expect("free");
-        held.set_owned(Some(Owned { ballot: Ballot { hlc: 1, id, seq: 0 }, count: 0, last: OpId(1), generation: 0 }));
+        held.set_owned(Some(Owned {
+            ballot: Ballot { hlc: 1, id, seq: 0 },
+            count: 0,
+            last: OpId(1),
+            generation: 0,
+            since: Moment::default(),
+        }));
     }
     assert_eq!(lanes.map.borrow().len(), REMEMBERED_MAX);
-    assert!(lanes.enter_owned(0, 0, 0).is_none());
-    assert!(lanes.enter_owned(20, 0, 0).is_some());
+    assert!(lanes.enter_owned(0, 0, 0, Moment::default()).is_none());
+    assert!(lanes.enter_owned(20, 0, 0, Moment::default()).is_some());
 }
 
 #[test]

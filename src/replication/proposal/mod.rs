@@ -336,6 +336,11 @@ impl<B: Backend> Proposal<B> {
                 return Some(End::Unknown);
             }
             Search::Found(at) => return self.complete(engine, &mut ground, at, held).await,
+            Search::Overwritten => {
+                self.level(engine, &mut ground, 0, None).await?;
+                self.remember(engine, &ground, held);
+                return Some(End::Done(b"+OK\r\n".to_vec()));
+            }
         }
         for key in 0..self.keys.len() {
             if ground.newest.get(key).is_some_and(|newest| newest.accepted.is_zero())
@@ -513,7 +518,7 @@ impl<B: Backend> Proposal<B> {
                 self.level(engine, ground, key, trusted).await?;
             }
         }
-        self.remember(ground, held);
+        self.remember(engine, ground, held);
         let Some(reply) = self.reply_of(engine, tried).await else {
             self.note_trouble("it was applied, but its reply is lost".to_owned());
             return Some(End::Unknown);
@@ -550,12 +555,12 @@ impl<B: Backend> Proposal<B> {
                 if let Some(first) = ground.newest.first_mut() {
                     *first = record;
                 }
-                self.remember(ground, held);
+                self.remember(engine, ground, held);
                 Some(Some(End::Done(self.reply.take().unwrap_or(reply))))
             }
             Accepted::Refused { text, by } => {
                 if by >= self.majority() {
-                    self.remember(ground, held);
+                    self.remember(engine, ground, held);
                     return Some(Some(End::Refused(text)));
                 }
                 Some(None)
@@ -579,17 +584,32 @@ impl<B: Backend> Proposal<B> {
         if maybe {
             let reply = self.reply.take();
             let (base_count, without) = base;
-            self.tries.push(Try { ballot, base_count, without, refused, reply, late: None, trusted: None });
+            self.tries.push(Try {
+                ballot,
+                base_count,
+                without,
+                refused,
+                reply,
+                late: None,
+                trusted: None,
+                floor: None,
+            });
         }
     }
 
     /// The term is ours: the next update of the key needs one round.
-    pub(super) fn remember(&self, ground: &Ground, held: &mut Option<Held>) {
+    pub(super) fn remember(&self, engine: &Engine<B>, ground: &Ground, held: &mut Option<Held>) {
         let Some(held) = held.as_ref() else { return };
         let owned = match (self.keys.len(), ground.newest.first()) {
             (1, Some(newest)) if newest.accepted.term() == ground.term.term() => {
                 let last = newest.operations().last().map_or(newest.accepted.op_id(), |id| OpId(*id));
-                Some(Owned { ballot: newest.accepted, count: newest.count, last, generation: ground.generation })
+                Some(Owned {
+                    ballot: newest.accepted,
+                    count: newest.count,
+                    last,
+                    generation: ground.generation,
+                    since: engine.backend.now(),
+                })
             }
             _ => None,
         };

@@ -29,6 +29,8 @@ pub(in crate::replication) struct Try {
     pub(in crate::replication) late: Option<Rc<RefCell<Late>>>,
     /// The member whose reply that is.
     pub(in crate::replication) trusted: Option<usize>,
+    /// Of a blind write: no newer ballot was chosen before it began.
+    pub(in crate::replication) floor: Option<Ballot>,
 }
 
 impl Try {
@@ -82,6 +84,8 @@ pub(super) enum Search {
     Found(usize),
     /// None was chosen, or nothing was tried.
     Free,
+    /// A blind write was, if it was, and has been overwritten since.
+    Overwritten,
     Unclear,
 }
 
@@ -132,7 +136,17 @@ impl<B: Backend> Proposal<B> {
                     && records(at).filter(is_newest).any(|it| without(&it));
             }
         }
-        if clear { Search::Free } else { Search::Unclear }
+        // Whether or not it was applied: a blind write came after it began and left nothing of it. It is as if it had come
+        // directly before that one.
+        let newest = records(0).map(|(_, record)| record).max_by_key(|record| record.accepted);
+        let floor = self.tries.first().and_then(|tried| tried.floor);
+        let is_overwritten =
+            newest.is_some_and(|newest| newest.is_blind() && floor.is_some_and(|floor| newest.accepted > floor));
+        match (clear, is_overwritten) {
+            (true, _) => Search::Free,
+            (false, true) => Search::Overwritten,
+            (false, false) => Search::Unclear,
+        }
     }
 
     /// What a replica has answered to an earlier try, or still answers.

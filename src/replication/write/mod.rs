@@ -109,7 +109,7 @@ pub(super) struct Inner<B: Backend> {
     error: Option<Vec<u8>>,
     /// Where a proposal looks for the reply.
     late: Option<Rc<RefCell<Late>>>,
-    /// The records of those that refused it.
+    /// The records of those that vote and refused it.
     shown: Vec<Record>,
     since: Moment,
     /// Answers that come in pieces.
@@ -361,7 +361,13 @@ impl<B: Backend> Engine<B> {
                 serial: 0,
                 generation: 0,
                 ballot: Ballot::default(),
-                base: Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation: 0 },
+                base: Owned {
+                    ballot: Ballot::default(),
+                    count: 0,
+                    last: OpId(0),
+                    generation: 0,
+                    since: Moment::default(),
+                },
                 needed: 0,
                 stage: Stage::Over,
                 votes: [Vote::None; 8],
@@ -506,7 +512,13 @@ impl<B: Backend> Write<B> {
             inner.note_missing(engine);
             inner.count();
             let last = inner.ballot.op_id();
-            let owned = Owned { ballot: inner.ballot, count: 0, last, generation: inner.generation };
+            let owned = Owned {
+                ballot: inner.ballot,
+                count: 0,
+                last,
+                generation: inner.generation,
+                since: engine.backend.now(),
+            };
             let majority = inner.group.as_ref().map_or(0, |group| usize::from(group.quorums().majority()));
             let is_base = inner.is_blind() && inner.accepted >= majority;
             let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::replication::Engine;
 use crate::replication::proposal::{Late, Try};
 use crate::replication::wire::Answer;
-use crate::version::Record;
+use crate::version::{Ballot, Record};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -48,7 +48,7 @@ impl<B: Backend> Inner<B> {
                 if self.is_blind() && record.accepted == self.ballot {
                     return Vote::Accepted;
                 }
-                if self.stage == Stage::Asking {
+                if votes && self.stage == Stage::Asking {
                     self.shown.push(record);
                 }
                 Vote::Refused
@@ -111,6 +111,13 @@ impl<B: Backend> Inner<B> {
         Verdict::Propose
     }
 
+    /// The newest that a majority held after a blind write began: whatever is newer was not chosen before.
+    fn floor(&self) -> Option<Ballot> {
+        let majority = usize::from(self.group.as_ref()?.quorums().majority());
+        let newest = self.shown.iter().map(|record| record.accepted).max().unwrap_or_default();
+        (self.is_blind() && self.accepted + self.shown.len() >= majority).then(|| newest.max(self.ballot))
+    }
+
     /// What a proposal has to know of it; none if no replica took it.
     pub(super) fn tried(&mut self) -> Option<Try> {
         let unclear = self.accepted > 0 || self.votes.iter().any(|vote| matches!(vote, Vote::Maybe | Vote::Waiting));
@@ -134,6 +141,7 @@ impl<B: Backend> Inner<B> {
             reply,
             late: self.late.clone(),
             trusted: self.split.then_some(self.trusted),
+            floor: self.floor(),
         };
         self.shown.iter().for_each(|record| tried.learn(0, record));
         Some(tried)

@@ -1,7 +1,7 @@
 -- A write that needs no base: SET, or RESTORE of a whole value.
 -- KEYS  key, record, fence
 -- ARGV  fence, ballot (18 bytes), grace ms, 'SET' or 'RESTORE', value or payload, expiry (Unix ms) or '',
---       ms for which an update, a promise, or what another writer wrote is too young to be passed over (or nothing)
+--       ms for which an update or a promise is too young to be passed over (or nothing)
 -- Gives 1, or {'R', record}, {'F', fence}, {'E', text}. The case of a plain SET is one MGET and one MSET.
 local found = redis.call('MGET', KEYS[2], KEYS[3])
 if found[2] ~= ARGV[1] then return {'F', found[2] or ''} end
@@ -21,9 +21,7 @@ if old then
   if ahead <= 0 then return {'R', old} end
   local f = byte(old)
   -- Writers that meet here have to be able to tell from the lineage what became of each; a blind write would end it.
-  if ARGV[7] and span < ARGV[7] + 0 and (f % 16 >= 8 or sub(old, 10, 14) ~= sub(ballot, 9, 13)) then
-    return {'R', old}
-  end
+  if ARGV[7] and span < ARGV[7] + 0 and f % 16 >= 8 then return {'R', old} end
   local at = f % 8 >= 4 and 25 or 20
   -- A promise to a greater term stands in the way, and so does a young one of somebody who is about to write.
   if f % 4 >= 2 then
