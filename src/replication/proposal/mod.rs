@@ -190,7 +190,7 @@ impl<B: Backend> Proposal<B> {
 
     /// Runs to its end and answers. What it has of the lanes is given back as early as possible.
     pub(super) async fn run(mut self, engine: Rc<Engine<B>>, held: Held) {
-        self.crowded = held.is_crowded() || !self.tries.is_empty();
+        self.crowded = held.is_crowded() || !self.rest.is_zero();
         let mut held = Some(held);
         let end = self.propose(&engine, &mut held).await;
         drop(held);

@@ -443,7 +443,8 @@ impl<B: Backend> Inner<B> {
             version: self.version,
             needed: self.needed,
             deadline: engine.deadline(group),
-            rest: if self.votes.contains(&Vote::Refused) {
+            // Others that hold a promise are about to write; those that wrote are done.
+            rest: if self.shown.iter().any(|record| record.promised.is_some()) {
                 engine.backend.now().since(self.since)
             } else {
                 Duration::ZERO
