@@ -97,7 +97,20 @@ impl Cluster {
             Proxy { relays, quoit: Some(quoit), address }
         });
         let proxies = proxies.collect();
-        Self { stores, proxies, replicas }
+        let cluster = Self { stores, proxies, replicas };
+        cluster.has_begun();
+        cluster
+    }
+
+    /// A pool begins when all its stores are there: none is taken away before that, however busy the machine is.
+    fn has_begun(&self) {
+        if !self.stores.iter().all(RedisServer::is_running) {
+            return;
+        }
+        for proxy in self.proxies.iter().filter(|proxy| proxy.quoit.is_some()) {
+            let mut client = proxy.client();
+            eventually("the pool begins", PATIENCE, || !client.line("GET begun").is_error());
+        }
     }
 
     /// Whether there are proxies at all; where not, a test of what only they do is over.
