@@ -155,6 +155,10 @@ impl<B: Backend> Proposal<B> {
             let votes = self.members.get(at).is_some_and(|member| member.votes());
             if votes {
                 self.hear(engine, ground, &mut heard, at, &said, ballot);
+            } else {
+                // It counts for nothing now, and may do so later, with what it took.
+                heard.maybe |= matches!(answer, Ok(Answer::Applied { .. } | Answer::AppliedNumber { .. }));
+                heard.maybe |= maybe_taken(&answer);
             }
             let alike =
                 heard.accepted.first().is_some_and(|(_, one)| heard.accepted.iter().all(|(_, other)| one == other));

@@ -154,6 +154,8 @@ fn a_node_restarts_in_mid_scan() {
                 let reply = client.line("DBSIZE");
                 assert!(reply.text().contains(Fleet::name(victim)), "{reply:?}");
                 fleet.stores[victim].restart();
+                // What it has on disk is loaded first.
+                eventually("it is back", PATIENCE, || client.line("DBSIZE") == Value::Integer(2_000));
             }
         }
         assert_eq!(restarts, 3);
