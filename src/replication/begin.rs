@@ -1,6 +1,5 @@
 //! How writes begin: what each class of them needs, and at which place of its lane.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -136,24 +135,11 @@ impl<B: Backend> Engine<B> {
         tag: Tag,
     ) -> Proposal<B> {
         Proposal {
-            group: Rc::clone(request.group),
-            members: request.members.clone(),
-            keys,
-            work,
             version: request.version,
             needed: acks_of(request.level, request.group),
-            deadline: self.deadline(request.group),
-            rest: Duration::ZERO,
-            tries: SmallVec::new(),
-            shown: RefCell::default(),
-            obstacle: Cell::new(None),
-            met: Cell::new(false),
-            crowded: false,
-            blocks: Cell::new(false),
-            reply: None,
             shape: Shape::of(request.row, &request.args, request.version),
             asker: Some(Asker { sink: Rc::clone(sink), tag }),
-            trouble: RefCell::default(),
+            ..Proposal::new(self, request.group, &request.members, keys, work)
         }
     }
 

@@ -154,11 +154,22 @@ impl<B: Backend> Answers<'_, B> {
 impl<B: Backend> Proposal<B> {
     /// A proposal that nobody waits for and that does nothing but bring a key to a quorum.
     pub(super) fn identity(engine: &Engine<B>, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> Self {
+        Self::new(engine, group, members, std::iter::once(Key::new(key, true)).collect(), Work::Nothing)
+    }
+
+    /// A proposal that has tried nothing, and that nobody waits for.
+    pub(super) fn new(
+        engine: &Engine<B>,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        keys: SmallVec<[Key; 1]>,
+        work: Work,
+    ) -> Self {
         Self {
             group: Rc::clone(group),
             members: members.clone(),
-            keys: std::iter::once(Key::new(key, true)).collect(),
-            work: Work::Nothing,
+            keys,
+            work,
             version: Version::Resp2,
             needed: usize::from(group.quorums().write),
             deadline: engine.deadline(group),

@@ -8,7 +8,7 @@
 
 mod verdict;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -435,14 +435,10 @@ impl<B: Backend> Inner<B> {
     /// The same write in several rounds; `tried` if this one may have been applied.
     pub(super) fn proposal(&self, engine: &Engine<B>, tried: Option<Try>) -> Option<Proposal<B>> {
         let group = self.group.as_ref()?;
+        let keys = std::iter::once(Key::new(self.key(), true)).collect();
         Some(Proposal {
-            group: Rc::clone(group),
-            members: self.members.clone(),
-            keys: std::iter::once(Key::new(self.key(), true)).collect(),
-            work: Work::Update(self.words()),
             version: self.version,
             needed: self.needed,
-            deadline: engine.deadline(group),
             // Others that hold a promise are about to write; those that wrote are done.
             rest: if self.shown.iter().any(|record| record.promised.is_some()) {
                 engine.backend.now().since(self.since)
@@ -450,15 +446,9 @@ impl<B: Backend> Inner<B> {
                 Duration::ZERO
             },
             tries: tried.into_iter().collect(),
-            shown: RefCell::default(),
-            obstacle: Cell::new(None),
-            met: Cell::new(false),
-            crowded: false,
-            blocks: Cell::new(false),
-            reply: None,
             shape: self.shape,
             asker: self.asker.clone(),
-            trouble: RefCell::default(),
+            ..Proposal::new(engine, group, &self.members, keys, Work::Update(self.words()))
         })
     }
 }
