@@ -40,7 +40,7 @@ use crate::command::{Args, KeyIndexes, Row, reply};
 use crate::metrics::ReplicationCells;
 use crate::protocol::resp::Version;
 use crate::quorum::{Adopt, Lag, Level, Quorums};
-use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Hlc, Record};
+use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Founding, Hlc, Record};
 
 pub use inspect::{KeyVersion, State};
 pub(crate) use wire::Cursor;
@@ -112,6 +112,8 @@ pub struct Member<B: Backend> {
     pub node: Rc<B::Node>,
     belief: Cell<Option<Belief>>,
     standing: Cell<Standing>,
+    /// What it says while its pool begins.
+    founding: RefCell<Option<Founding>>,
 }
 
 /// The fence that a store is believed to have.
@@ -127,7 +129,12 @@ pub type Members<B> = SmallVec<[Rc<Member<B>>; 3]>;
 impl<B: Backend> Member<B> {
     /// A store of which nothing is known yet.
     pub fn new(node: Rc<B::Node>) -> Rc<Self> {
-        Rc::new(Self { node, belief: Cell::new(None), standing: Cell::new(Standing::Unknown) })
+        Rc::new(Self {
+            node,
+            belief: Cell::new(None),
+            standing: Cell::new(Standing::Unknown),
+            founding: RefCell::default(),
+        })
     }
 
     /// Whether its word counts.

@@ -9,7 +9,7 @@ use quoit::command::{self, Args, KeyIndexes};
 use quoit::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
 use quoit::quorum::Level;
 use quoit::replication::{Engine, Group, Member, Request, Taken};
-use quoit::version::{FENCE_KEY, Fence, FenceState, Record, write_record_key};
+use quoit::version::{FENCE_KEY, FenceState, Mark, Record, write_record_key};
 
 use crate::history::{Call, End, History, Operation};
 use crate::linearizable::{Verdict, check};
@@ -440,8 +440,8 @@ impl Run {
     }
 
     fn votes(&self, store: usize) -> bool {
-        let fence = Fence::decode(&self.bulk(store, &[b"GET", FENCE_KEY]));
-        fence.is_ok_and(|fence| fence.state == FenceState::Member)
+        let mark = Mark::decode(&self.bulk(store, &[b"GET", FENCE_KEY]));
+        matches!(mark, Ok(Mark::Fence(fence)) if fence.state == FenceState::Member)
     }
 
     /// Waits for what goes on in the background.
