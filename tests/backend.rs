@@ -201,6 +201,7 @@ impl World {
             service_timeout: PATIENCE,
             queue_bytes_max: 64 * 1024 * 1024,
             in_flight_max: 10_000,
+            exclusive_connections_max: 4,
             stream_threshold_bytes: 256 * 1024,
             breaker: BreakerOptions {
                 failures: 10,
@@ -579,5 +580,97 @@ fn a_timer_wakes_once_and_begins_a_batch_of_work() {
         world.context.tasks.close();
         world.context.tasks.wait().await;
         assert_eq!(alarm.rung.get(), 3);
+    });
+}
+
+/// Watched keys, a command that blocks for longer than any deadline, subscriptions: each has a connection to itself.
+#[test]
+fn an_exclusive_connection_remembers_for_one_client() {
+    let Some(server) = RealServer::start() else { return };
+    run(async |world| {
+        let node = world.node("a", server.address(), |options| options.service_timeout = Duration::from_millis(100));
+        let others = Sink::new();
+        let ask = async |exclusive: &quoit::backend::redis::Exclusive, request: &str| {
+            let mut frame = Vec::new();
+            append(&mut frame, request);
+            String::from_utf8(exclusive.ask(&frame).await.unwrap()).unwrap()
+        };
+
+        // A watched key that somebody else writes voids the transaction.
+        let watching = node.exclusive(Version::Resp2).unwrap();
+        let id = ask(&watching, "CLIENT ID").await;
+        assert_eq!(ask(&watching, "WATCH key").await, "+OK\r\n");
+        world.send(&node, Version::Resp2, &others, (1, 0), "SET key other");
+        others.told(1).await;
+        assert_eq!(ask(&watching, "MULTI").await, "+OK\r\n");
+        assert_eq!(ask(&watching, "EXEC").await, "*-1\r\n");
+        watching.give_back();
+
+        // The next one to need a connection gets that one; what blocks on it has no deadline.
+        let blocking = node.exclusive(Version::Resp2).unwrap();
+        assert_eq!(ask(&blocking, "CLIENT ID").await, id);
+        let (sink, mut frame) = (Sink::new(), Vec::new());
+        append(&mut frame, "BLPOP list 0");
+        let waiting: Rc<dyn ReplySink> = Rc::<Sink>::clone(&sink);
+        blocking.send_patiently(&frame, &waiting, Tag { slot: 5, part: 0 }).unwrap();
+        // One that is sent later and has a deadline is given up first.
+        let (hasty, late) = (node.exclusive(Version::Resp2).unwrap(), Sink::new());
+        let given_up: Rc<dyn ReplySink> = Rc::<Sink>::clone(&late);
+        hasty.send(&frame, &given_up, Tag { slot: 4, part: 0 }).unwrap();
+        assert!(matches!(late.told(1).await.last(), Some(Told::Failed(Tag { slot: 4, part: 0 }, "service", _))));
+        drop(hasty);
+        assert_eq!(sink.told.borrow().len(), 0);
+        world.send(&node, Version::Resp2, &others, (2, 0), "RPUSH list item");
+        assert_eq!(sink.told(1).await, [Told::reply(5, 0, "*2\r\n$4\r\nlist\r\n$4\r\nitem\r\n")]);
+
+        // One that is dropped is closed, and what waits there is told nothing.
+        blocking.send_patiently(&frame, &waiting, Tag { slot: 6, part: 0 }).unwrap();
+        drop(blocking);
+        let mut left = String::new();
+        while !left.contains("blocked_clients:0") {
+            let asked = Sink::new();
+            world.send(&node, Version::Resp2, &asked, (0, 0), "INFO clients");
+            left = format!("{:?}", asked.told(1).await);
+        }
+        assert_eq!(sink.told.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn pushes_of_any_length_reach_who_listens_and_so_does_the_end() {
+    let Some(server) = RealServer::start() else { return };
+    run(async |world| {
+        let node = world.node("a", server.address(), |_| {});
+        let exclusive = node.exclusive(Version::Resp3).unwrap();
+        let (sink, mut frame) = (Sink::new(), Vec::new());
+        let listener: Rc<dyn ReplySink> = Rc::<Sink>::clone(&sink);
+        exclusive.listen(&listener, Tag { slot: 9, part: 1 });
+        append(&mut frame, "SUBSCRIBE news");
+        // The confirmation is a push, and no reply follows.
+        exclusive.send_push(&frame).unwrap();
+        assert_eq!(sink.told(1).await, [Told::reply(9, 1, ">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")]);
+        let text = "x".repeat(3_000_000);
+        sink.pauses.set(2);
+        world.send(&node, Version::Resp2, &Sink::new(), (0, 0), &format!("PUBLISH news {text}"));
+        let want = format!(">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$3000000\r\n{text}\r\n");
+        assert!(sink.told(2).await.last() == Some(&Told::reply(9, 1, &want)), "another push");
+        world.send(&node, Version::Resp2, &Sink::new(), (0, 0), "CLIENT KILL TYPE pubsub");
+        assert!(matches!(sink.told(3).await.last(), Some(Told::Failed(Tag { slot: 9, part: 1 }, "broken", _))));
+        assert!(exclusive.is_closed());
+    });
+}
+
+#[test]
+fn a_node_has_only_so_many_exclusive_connections() {
+    let Some(server) = RealServer::start() else { return };
+    run(async |world| {
+        let node = world.node("a", server.address(), |_| {});
+        let mut held: Vec<_> =
+            (0..4).map(|at| node.exclusive([Version::Resp2, Version::Resp3][at % 2]).unwrap()).collect();
+        assert!(matches!(node.exclusive(Version::Resp2), Err(Cause::Overloaded)));
+        held.pop().unwrap().give_back();
+        held.push(node.exclusive(Version::Resp2).unwrap());
+        drop(held.pop());
+        until(|| node.exclusive(Version::Resp2).is_ok()).await;
     });
 }

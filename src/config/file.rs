@@ -353,6 +353,12 @@ pub(super) struct PoolTable {
     /// an overload error. Less answers sooner when a node is slow; more holds more in memory.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(super) in_flight_max: usize,
+    /// How many store connections each worker may hold to each node for clients that need one to themselves: those that
+    /// `WATCH` keys, wait in a blocking command, or subscribe. Beyond it such a request is answered with an overload error.
+    /// Less bounds what stores have to accept; more lets more clients wait. It should be above the number of clients that
+    /// block at a time.
+    #[schemars(range(min = 0, max = 65_536))]
+    pub(super) exclusive_connections_max: usize,
     /// From which size on a request for one key is passed on while it is received, and a request or reply has a store
     /// connection to itself meanwhile, so that others do not wait behind it. For requests that of the listener's `pool`
     /// counts. Replies pass in pieces from 32 KiB on in any case. Less opens more connections, up to 16 at a time for
@@ -388,6 +394,7 @@ impl Default for PoolTable {
             service_timeout_ms: 5_000,
             queue_bytes_max: 16 << 20,
             in_flight_max: 100_000,
+            exclusive_connections_max: 1_024,
             stream_threshold_bytes: 1 << 20,
             breaker: BreakerTable::default(),
         }

@@ -201,6 +201,8 @@ pub struct Pool {
     pub queue_bytes_max: usize,
     /// Unanswered requests on one store connection.
     pub in_flight_max: usize,
+    /// Connections to one store that clients may have to themselves, for each worker.
+    pub exclusive_connections_max: usize,
     /// From which size on a value streams through.
     pub stream_threshold_bytes: usize,
 }

@@ -51,6 +51,7 @@ impl Check<'_> {
             breaker: breaker?,
             queue_bytes_max: table.queue_bytes_max,
             in_flight_max: table.in_flight_max,
+            exclusive_connections_max: table.exclusive_connections_max,
             stream_threshold_bytes: table.stream_threshold_bytes,
         })
     }

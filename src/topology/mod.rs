@@ -147,6 +147,7 @@ fn node_options(pool: &Pool, node: &crate::config::Node) -> NodeOptions {
         service_timeout: pool.timeouts.service,
         queue_bytes_max: pool.queue_bytes_max,
         in_flight_max: pool.in_flight_max,
+        exclusive_connections_max: pool.exclusive_connections_max,
         stream_threshold_bytes: pool.stream_threshold_bytes as u64,
         breaker: BreakerOptions {
             failures: pool.breaker.failures,

@@ -12,11 +12,13 @@
 
 mod breaker;
 mod connection;
+mod exclusive;
 mod handshake;
 mod lease;
 mod node;
 
 pub use breaker::BreakerOptions;
+pub use exclusive::Exclusive;
 pub use handshake::Credentials;
 pub use lease::Lease;
 pub use node::{Node, NodeOptions};

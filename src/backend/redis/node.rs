@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Breaker, BreakerOptions};
 use super::connection::{Connection, Role};
+use super::exclusive::Exclusive;
 use super::handshake::{self, Credentials, Refusal};
 use super::lease::Lease;
 use crate::backend::{Cause, Context, ReplySink, Stream, Tag};
@@ -42,6 +43,8 @@ pub struct NodeOptions {
     pub queue_bytes_max: usize,
     /// Requests that may wait for replies.
     pub in_flight_max: usize,
+    /// Connections that clients may have to themselves.
+    pub exclusive_connections_max: usize,
     /// A reply or request beyond this has a connection to itself.
     pub stream_threshold_bytes: u64,
     /// Opens and closes the breaker.
@@ -63,6 +66,7 @@ struct Lane {
     current: Option<Rc<Connection>>,
     spares: Vec<Rc<Connection>>,
     detached: Vec<Rc<Connection>>,
+    exclusive: Vec<Rc<Connection>>,
 }
 
 /// A handle to a store. Cheap to share within its worker.
@@ -197,6 +201,53 @@ impl Node {
         self.lane(version).borrow_mut().detached.push(Rc::clone(&connection));
         self.wants_sweep();
         Ok(Lease::new(connection))
+    }
+
+    /// A connection that one client has to itself.
+    ///
+    /// # Errors
+    /// What can be refused at once.
+    pub fn exclusive(self: &Rc<Self>, version: Version) -> Result<Exclusive, Cause> {
+        if let Some(why) = self.breaker.borrow().open() {
+            return Err(Cause::BreakerOpen(why));
+        }
+        let spare = {
+            let in_use: usize = self.lanes.iter().map(|lane| lane.borrow().exclusive.len()).sum();
+            if in_use >= self.options.exclusive_connections_max {
+                return Err(Cause::Overloaded);
+            }
+            let mut lane = self.lane(version).borrow_mut();
+            lane.spares.retain(|connection| !connection.is_closed());
+            lane.spares.pop()
+        };
+        let connection = spare.unwrap_or_else(|| self.connect(version, Role::Exclusive));
+        connection.set_role(Role::Exclusive);
+        self.lane(version).borrow_mut().exclusive.push(Rc::clone(&connection));
+        self.wants_sweep();
+        Ok(Exclusive::new(connection, self))
+    }
+
+    /// Takes back a connection that a client had to itself.
+    pub(super) fn take_back(&self, connection: &Rc<Connection>) {
+        let mut lane = self.lane(connection.version).borrow_mut();
+        lane.exclusive.retain(|other| !Rc::ptr_eq(other, connection));
+        if connection.is_done()
+            && lane.spares.len() < SPARES_MAX
+            && !self.left.is_cancelled()
+            && !connection.is_closed()
+        {
+            connection.set_role(Role::Spare);
+            lane.spares.push(Rc::clone(connection));
+        } else {
+            drop(lane);
+            connection.set_role(Role::Leaving);
+            connection.end(&Arc::from("no longer needed"));
+        }
+    }
+
+    /// Waits until the node has left the topology.
+    pub async fn left(&self) {
+        self.left.cancelled().await;
     }
 
     /// The node left the topology: its connections close as soon as nothing waits on them.
@@ -385,6 +436,7 @@ impl Node {
         }
         lane.spares.retain(|other| !Rc::ptr_eq(other, connection));
         lane.detached.retain(|other| !Rc::ptr_eq(other, connection));
+        lane.exclusive.retain(|other| !Rc::ptr_eq(other, connection));
         self.wants_sweep();
     }
 
@@ -421,6 +473,10 @@ impl Node {
             lane.detach_current();
             for spare in lane.spares.drain(..) {
                 spare.end(why);
+            }
+            // What a client waits for there without a deadline will not come.
+            for connection in &lane.exclusive {
+                connection.end(why);
             }
         }
         self.wants_sweep();
@@ -496,7 +552,7 @@ impl Node {
         for version in [Version::Resp2, Version::Resp3] {
             let connections: Vec<Rc<Connection>> = {
                 let lane = self.lane(version).borrow();
-                lane.current.iter().chain(&lane.detached).cloned().collect()
+                lane.current.iter().chain(&lane.detached).chain(&lane.exclusive).cloned().collect()
             };
             for connection in connections {
                 let swept = connection.sweep(now, self);
@@ -572,7 +628,7 @@ impl Node {
                 }
                 !keep
             }
-            Role::Busy | Role::Leased | Role::Spare => false,
+            Role::Busy | Role::Leased | Role::Spare | Role::Exclusive => false,
         };
         if end {
             connection.end(&Arc::from("no longer needed"));
@@ -631,7 +687,7 @@ impl Node {
     fn is_gone(&self) -> bool {
         self.lanes.iter().all(|lane| {
             let lane = lane.borrow();
-            lane.current.is_none() && lane.detached.is_empty() && lane.spares.is_empty()
+            lane.current.is_none() && lane.detached.is_empty() && lane.spares.is_empty() && lane.exclusive.is_empty()
         })
     }
 }

@@ -31,7 +31,10 @@ impl Connection {
             if inner.paused.is_none() {
                 return true;
             }
-            inner.in_flight.front().and_then(|entry| Some((entry.sink.clone()?, entry.tag)))
+            match &inner.pushes {
+                Some((sink, tag)) => Some((Rc::clone(sink), *tag)),
+                None => inner.in_flight.front().and_then(|entry| Some((entry.sink.clone()?, entry.tag))),
+            }
         };
         let ready = front.is_none_or(|(sink, tag)| sink.ready(tag, context.waker()));
         if ready {
@@ -86,8 +89,9 @@ impl Connection {
                     rest = tail;
                     let kind = incoming.scan.kind();
                     let passed = std::mem::take(&mut incoming.passing);
-                    if kind == b'>' && !passed {
-                        continue; // Out of band: nothing that is forwarded asks for pushes.
+                    if kind == b'>' {
+                        self.push_out(if passed { Piece::End(reply) } else { Piece::Whole(reply) }, now);
+                        continue;
                     }
                     let settled = self.inner.borrow_mut().settle(kind, passed);
                     let Some(Entry { sink, tag, at, preceding, .. }) = settled else {
@@ -125,13 +129,24 @@ impl Connection {
         result
     }
 
+    /// Hands over what the store said unasked. Where nobody listens, it is dropped.
+    fn push_out(&self, piece: Piece<'_>, now: Moment) {
+        let listener = self.inner.borrow().pushes.as_ref().map(|(sink, tag)| (Rc::clone(sink), *tag));
+        if let Some((sink, tag)) = listener
+            && sink.reply(tag, piece) == Flow::Pause
+        {
+            self.inner.borrow_mut().paused = Some(now);
+        }
+    }
+
     /// Hands over a piece of a reply that is too long to wait for.
     fn pass_on(&self, incoming: &mut Incoming, bytes: &[u8], now: Moment, node: &Node) -> Result<(), Arc<str>> {
         let begins = !incoming.passing;
-        if begins && incoming.scan.kind() == b'>' {
-            return Err("a long push that nothing asked for".into());
-        }
         incoming.passing = true;
+        if incoming.scan.kind() == b'>' {
+            self.push_out(if begins { Piece::Begin(bytes) } else { Piece::More(bytes) }, now);
+            return Ok(());
+        }
         let (sink, tag) = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;

@@ -40,11 +40,13 @@ pub(super) struct Entry {
     /// Replies that come before the one that the sink waits for. They are dropped, but the first error among them is what
     /// the sink gets.
     preceding: u32,
+    /// The store answers when it likes: a command that blocks.
+    patient: bool,
 }
 
 impl Entry {
     pub(super) fn new(sink: &Rc<dyn ReplySink>, tag: Tag, end: u64, at: Moment) -> Self {
-        Self { sink: Some(Rc::clone(sink)), tag, end, at, preceding: 0 }
+        Self { sink: Some(Rc::clone(sink)), tag, end, at, preceding: 0, patient: false }
     }
 }
 
@@ -59,6 +61,8 @@ pub(super) enum Role {
     Stalled,
     /// One big request of one client.
     Leased,
+    /// Those of one client, for as long as it keeps the connection.
+    Exclusive,
     /// None: its store has moved to another address, and it ends when nothing is due.
     Leaving,
     /// None now; it is healthy and may be used again.
@@ -91,6 +95,8 @@ pub(super) struct Inner {
     graced: bool,
     /// Who waits for room in `outgoing`.
     pub(super) room: Option<Waker>,
+    /// Who hears what the store says unasked.
+    pub(super) pushes: Option<(Rc<dyn ReplySink>, Tag)>,
     /// A client is still sending the request of its lease.
     pub(super) leased: bool,
     /// How much was written when that last changed, and when it was seen to change; kept while a lease is being received.
@@ -132,6 +138,7 @@ impl Connection {
                 woken: false,
                 graced: false,
                 room: None,
+                pushes: None,
                 leased: false,
                 progress: (0, Moment::default()),
                 accounted_bytes: 0,
@@ -218,6 +225,22 @@ impl Connection {
         self.push(inner, entry);
     }
 
+    /// Puts bytes into the buffer to which no reply comes.
+    pub(super) fn write(&self, bytes: &[u8]) {
+        let mut inner = self.inner.borrow_mut();
+        inner.outgoing.extend_from_slice(bytes);
+        inner.bytes_queued += bytes.len() as u64;
+        inner.wake();
+    }
+
+    /// Puts a request into the buffer whose reply has no deadline.
+    pub(super) fn enqueue_patiently(&self, frame: &[u8], sink: &Rc<dyn ReplySink>, tag: Tag, now: Moment) {
+        self.enqueue(frame, sink, tag, now);
+        if let Some(entry) = self.inner.borrow_mut().in_flight.back_mut() {
+            entry.patient = true;
+        }
+    }
+
     #[inline]
     fn push(&self, inner: &mut Inner, entry: Entry) {
         inner.in_flight.push_back(entry);
@@ -299,14 +322,15 @@ impl Connection {
 
     /// The end: whatever is in flight fails. How many were told.
     pub(super) fn finish(&self, why: &Arc<str>, node: &Node) -> usize {
-        let (entries, was_open, bytes_written, room) = {
+        let (entries, was_open, bytes_written, room, pushes) = {
             let mut inner = self.inner.borrow_mut();
             inner.closed = true;
             let was_open = inner.stream.take().is_some();
             node.context.released(std::mem::take(&mut inner.accounted_bytes));
             inner.outgoing = Vec::new();
             inner.written = 0;
-            (std::mem::take(&mut inner.in_flight), was_open, inner.bytes_written, inner.room.take())
+            let entries = std::mem::take(&mut inner.in_flight);
+            (entries, was_open, inner.bytes_written, inner.room.take(), inner.pushes.take())
         };
         self.load.set(0);
         if let Some(room) = room {
@@ -324,6 +348,9 @@ impl Connection {
                 tell(sink, entry.tag, node, cause);
                 told += 1;
             }
+        }
+        if let Some((sink, tag)) = pushes {
+            tell(sink, tag, node, Cause::Broken(Arc::clone(why)));
         }
         told
     }

@@ -35,7 +35,8 @@ impl Connection {
         {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
-            swept.idle = inner.in_flight.is_empty() && !inner.leased;
+            let is_waited_for = inner.in_flight.iter().any(|entry| !entry.patient || entry.end > inner.bytes_written);
+            swept.idle = !is_waited_for && !inner.leased;
             if let Some(since) = inner.paused {
                 swept.obstructed = now.since(since) > PAUSE_MAX;
             } else {
@@ -67,8 +68,8 @@ impl Inner {
     fn expire_sent(&mut self, now: Moment, timeout: Duration, failed: &mut Vec<(Rc<dyn ReplySink>, Tag, Cause)>) {
         let sent = self.in_flight.partition_point(|entry| entry.end <= self.bytes_written);
         for entry in self.in_flight.range_mut(..sent) {
-            if now.since(entry.at) < timeout {
-                break;
+            if entry.patient || now.since(entry.at) < timeout {
+                break; // What a store answers after it waits for it too.
             }
             if let Some(sink) = entry.sink.take() {
                 failed.push((sink, entry.tag, Cause::ServiceTimeout(timeout)));
