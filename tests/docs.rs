@@ -513,6 +513,7 @@ fn commands_page() -> String {
     };
     let is_disabled = |row: &Row| row.handling == Handling::Local(command::LocalVerb::ClusterDisabled);
     let is_http = |row: &Row| row.handling == Handling::Local(command::LocalVerb::HttpRequest);
+    let is_transaction = |row: &Row| matches!(row.handling, Handling::Transaction(_));
     let is_keyspace = |row: &Row| matches!(row.handling, Handling::Keyspace(_));
     format!(
         "# Commands\n\n\
@@ -532,13 +533,15 @@ fn commands_page() -> String {
          - the sum, or the first error: {}\n\n\
          ## All keys\n\n\
          {}. Every node is asked; see [all keys](all-keys.md).\n\n\
+         ## Transactions\n\n\
+         {}. All keys must be on one node; see [transactions](transactions.md).\n\n\
          ## Answered by quoit\n\n{}\n\
          `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
          [replication](replication.md#looking-at-it).\n\n\
          Answered with `-ERR This instance has cluster support disabled`, as by a server that is not part of a cluster: {}.\n\n\
          The beginning of an HTTP request ({}) closes the connection, as the servers do.\n\n\
          ## Not yet\n\n\
-         `-ERR 'MULTI' is not supported by quoit yet: …`, with the reason; the connection lives.\n\n{}\n\
+         `-ERR 'WAIT' is not supported by quoit yet: …`, with the reason; the connection lives.\n\n{}\n\
          ## Refused\n\n\
          `-ERR 'CONFIG SET' is refused by quoit: …`, with the reason; the connection lives.\n\n{}\n\
          ## Decided by arguments\n\n{}\n\
@@ -551,6 +554,7 @@ fn commands_page() -> String {
         split(SplitRule::Mset),
         split(SplitRule::SumIntegers),
         rows.iter().filter(|row| is_keyspace(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
+        rows.iter().filter(|row| is_transaction(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         by_group(&rows, |row| matches!(row.handling, Handling::Local(_)) && !is_disabled(row) && !is_http(row)),
         rows.iter().filter(|row| is_disabled(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_http(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),

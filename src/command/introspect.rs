@@ -301,8 +301,8 @@ mod tests {
 
     #[test]
     fn docs_and_info_leave_out_what_is_not_served() {
-        check("COMMAND DOCS multi post cluster nonesuch", "*0");
-        check("COMMAND INFO multi nonesuch", "*2 $-1 $-1");
+        check("COMMAND DOCS monitor post cluster nonesuch", "*0");
+        check("COMMAND INFO monitor nonesuch", "*2 $-1 $-1");
         assert!(ask("COMMAND DOCS get", Resp::Three).starts_with("%1 $3 get %3 $7 summary $"));
         assert!(ask("COMMAND DOCS", Resp::Two).contains("$3 set *6 $7 summary"));
         let count: usize = ask("COMMAND COUNT", Resp::Two).trim_start_matches(':').parse().unwrap();

@@ -290,7 +290,7 @@ mod tests {
         check("MSET a 1 b", "mset arity");
         check("VCARD", "vcard arity");
         check("PING", "ping");
-        check("MULTI", "multi later");
+        check("MULTI", "multi");
         check("OBJECT ENCODING k", "object|encoding");
         check("MEMORY USAGE k", "memory|usage");
         check("MEMORY DOCTOR", "memory|doctor later");
@@ -322,6 +322,9 @@ mod tests {
                 Handling::Forward => assert!(row.single_key_at.is_some(), "{}", row.name),
                 Handling::SameNode | Handling::Split(_) => assert!(!row.keys.is_empty(), "{}", row.name),
                 Handling::Keyspace(_) => assert!(row.keys.is_empty(), "{}", row.name),
+                Handling::Transaction(verb) => {
+                    assert_eq!(row.keys.is_empty(), verb != super::super::TransactionVerb::Watch, "{}", row.name);
+                }
                 Handling::Later(reason) | Handling::Refused(reason) => assert!(!reason.is_empty(), "{}", row.name),
                 Handling::Local(verb) => assert!(
                     row.class == VerbClass::Other

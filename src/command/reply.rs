@@ -146,6 +146,45 @@ pub fn crossslot(out: &mut Vec<u8>) {
     error(out, "CROSSSLOT Keys in request don't hash to the same slot");
 }
 
+/// `EXEC` after a command of the transaction was refused.
+pub fn exec_aborted(out: &mut Vec<u8>) {
+    error(out, "EXECABORT Transaction discarded because of previous errors.");
+}
+
+/// `EXEC` that the store refuses, or one of the commands before it.
+pub fn exec_aborted_because(out: &mut Vec<u8>, why: &[u8]) {
+    let why = why.strip_suffix(b"\r\n").unwrap_or(why);
+    error_bytes(out, &[b"EXECABORT Transaction discarded because of: ", why]);
+}
+
+/// `MULTI` between `MULTI` and `EXEC`.
+pub fn nested_multi(out: &mut Vec<u8>) {
+    error(out, "ERR MULTI calls can not be nested");
+}
+
+/// `EXEC` or `DISCARD` without `MULTI`.
+pub fn without_multi(out: &mut Vec<u8>, row: &Row) {
+    error_line(out, format_args!("ERR {} without MULTI", spoken(row)));
+}
+
+/// `WATCH` between `MULTI` and `EXEC`.
+pub fn watch_inside_multi(out: &mut Vec<u8>) {
+    error(out, "ERR WATCH inside MULTI is not allowed");
+}
+
+/// A command that the servers do not take in a transaction.
+pub fn forbidden_in_transaction(out: &mut Vec<u8>) {
+    error(out, "ERR Command not allowed inside a transaction");
+}
+
+/// A command that quoit cannot make part of a transaction.
+pub fn not_in_transaction(out: &mut Vec<u8>, row: &Row) {
+    error_line(
+        out,
+        format_args!("ERR '{}' is refused by quoit inside a transaction: it is not about one node", spoken(row)),
+    );
+}
+
 /// A verb quoit never serves.
 pub fn refused(out: &mut Vec<u8>, row: &Row, reason: &str) {
     error_line(out, format_args!("ERR '{}' is refused by quoit: {reason}", spoken(row)));

@@ -53,6 +53,7 @@ impl Row {
             | Handling::SameNode
             | Handling::Split(_)
             | Handling::Keyspace(_)
+            | Handling::Transaction(_)
             | Handling::Local(_) => true,
             Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
@@ -112,6 +113,8 @@ pub enum Handling {
     Split(SplitRule),
     /// About all keys, whichever: every node is asked.
     Keyspace(KeyspaceVerb),
+    /// Begins, ends or guards a transaction.
+    Transaction(TransactionVerb),
     /// Answered by quoit itself.
     Local(LocalVerb),
     /// Not served yet, for this reason.
@@ -182,6 +185,17 @@ pub enum KeyspaceVerb {
     Randomkey,
     /// All names, a page at a time.
     Scan,
+}
+
+/// The verbs of transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the verb of its name")]
+pub enum TransactionVerb {
+    Discard,
+    Exec,
+    Multi,
+    Unwatch,
+    Watch,
 }
 
 /// The verbs quoit answers itself.

@@ -13,6 +13,7 @@ mod fragment;
 mod keyspace;
 mod merge;
 mod replicated;
+mod transaction;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -30,6 +31,7 @@ use crate::replication::{Engine, Group, Taken};
 use crate::topology::{Place, View};
 
 pub use keyspace::Client;
+pub use transaction::{Part, Way};
 
 use merge::Pool as MergePool;
 use replicated::Groups;

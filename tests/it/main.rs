@@ -34,3 +34,5 @@ mod reload;
 mod replication;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod transactions;

@@ -88,6 +88,7 @@ impl Session {
 
     /// `RESET`: as if the client had just connected.
     pub(super) fn forget(&self, needs_password: bool) {
+        self.forget_transaction();
         let mut inner = self.inner.borrow_mut();
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
@@ -105,15 +106,20 @@ impl Session {
         let peer = self.peer().map(|peer| peer.to_string()).unwrap_or_default();
         let inner = self.inner.borrow();
         let none = ClientFacts::default();
+        let (multi, watch) = inner.transaction.as_ref().map_or((-1, 0), |transaction| transaction.counts());
         let facts = inner.facts.as_deref().unwrap_or(&none);
         format!(
-            "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 resp={} \
+            "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi={multi} watch={watch} resp={} \
              lib-name={} lib-ver={} user=default",
             self.id,
             facts.name,
             now.since(self.since).as_secs(),
             now.since(self.seen.get()).as_secs(),
-            if facts.no_evict { "e" } else { "N" },
+            match (facts.no_evict, multi) {
+                (true, _) => "e",
+                (false, 0..) => "x",
+                (false, _) => "N",
+            },
             inner.version.number(),
             facts.lib_name,
             facts.lib_version,

@@ -131,7 +131,7 @@ fn refused(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Local {
     Local::Reply(Outcome::Refused)
 }
 
-fn resp_of(version: Version) -> Resp {
+pub(super) fn resp_of(version: Version) -> Resp {
     match version {
         Version::Resp2 => Resp::Two,
         Version::Resp3 => Resp::Three,

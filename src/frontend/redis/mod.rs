@@ -10,6 +10,7 @@ mod output;
 mod quoit;
 mod requests;
 mod session;
+mod transaction;
 mod worker;
 
 pub use worker::{Fleet, Order, Worker};

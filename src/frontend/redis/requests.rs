@@ -8,7 +8,9 @@ use super::local::{self, Local};
 use super::output::Last;
 use super::session::{HELD_BYTES, Inner, Replies, Session};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
-use crate::command::{self, Args, Handling, KeyspaceVerb, LocalVerb, Row, Unsupported, VerbClass, reply};
+use crate::command::{
+    self, Args, Handling, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass, reply,
+};
 use crate::config::Listener;
 use crate::coordinator::{self, Client, Request, Verdict};
 use crate::metrics::{Class, Outcome};
@@ -39,13 +41,18 @@ impl Session {
             Ok(row) => row,
             Err(unsupported) => {
                 self.refuse(&unsupported, &args);
+                self.void_transaction();
                 return Handled::Yes;
             }
         };
-        let (version, authenticated, level) = {
+        let (version, authenticated, level, has_transaction) = {
             let inner = self.inner.borrow();
-            (inner.version, inner.authenticated, inner.level)
+            (inner.version, inner.authenticated, inner.level, inner.transaction.is_some())
         };
+        if has_transaction && authenticated && self.is_queued(row) {
+            self.queue(view, listener, &Request { frame, args, row, version, level });
+            return Handled::Yes;
+        }
         match row.handling {
             Handling::Local(verb) => return self.handle_local(view, listener, verb, row, &args),
             _ if !authenticated => self.answer_with(row, Outcome::Refused, reply::noauth),
@@ -62,6 +69,10 @@ impl Session {
             Handling::Keyspace(verb) => {
                 let request = Request { frame, args, row, version, level };
                 return self.handle_keyspace(view, listener, verb, &request);
+            }
+            Handling::Transaction(verb) => {
+                let request = Request { frame, args, row, version, level };
+                return self.handle_transaction(view, listener, verb, &request);
             }
             Handling::Later(reason) => self.answer_with(row, Outcome::Refused, |out| reply::later(out, row, reason)),
             Handling::Refused(reason) => {
@@ -143,6 +154,14 @@ impl Session {
         match unsupported {
             Unsupported::UnknownCommand => reply::unknown_command(&mut out, args),
             Unsupported::UnknownSubcommand(_) => reply::unknown_subcommand(&mut out, args),
+            Unsupported::WrongArity(row) if row.handling == Handling::Transaction(TransactionVerb::Exec) => {
+                // An `EXEC` that is refused for any reason ends the transaction, as on the servers.
+                self.forget_transaction();
+                reply::wrong_arity(&mut out, row);
+                let why = out.split_off(b"-ERR ".len());
+                out.clear();
+                reply::exec_aborted_because(&mut out, &why);
+            }
             Unsupported::WrongArity(row) => reply::wrong_arity(&mut out, row),
         }
         self.answer(Class::Other, &out, Outcome::Refused);
@@ -180,7 +199,7 @@ impl Session {
     }
 
     #[inline]
-    fn settle(&self, inner: &mut Inner, slot: u32, bytes: &[u8], last: Last, outcome: Outcome) {
+    pub(super) fn settle(&self, inner: &mut Inner, slot: u32, bytes: &[u8], last: Last, outcome: Outcome) {
         let mut sent = 0;
         if let Some((_, due)) = inner.output.slot(slot) {
             if last == Last::Yes {

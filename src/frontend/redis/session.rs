@@ -23,6 +23,7 @@ use super::client::ClientFacts;
 use super::intake::{Intake, Obstacle};
 use super::output::Output;
 use super::requests::DIRECT_BYTES;
+use super::transaction::Transaction;
 use super::worker::Worker;
 use crate::backend::Stream;
 use crate::clock::Moment;
@@ -62,6 +63,7 @@ pub(super) struct Inner {
     /// Connections to stores that wait until the client has read what is held for it.
     pub(super) obstructed: Vec<Waker>,
     pub(super) facts: Option<Box<ClientFacts>>,
+    pub(super) transaction: Option<Box<Transaction>>,
     accounted_bytes: usize,
     pub(super) obstacle: Obstacle,
     pub(super) version: Version,
@@ -125,6 +127,7 @@ impl Session {
                 waker: None,
                 obstructed: Vec::new(),
                 facts: None,
+                transaction: None,
                 accounted_bytes: 0,
                 obstacle: Obstacle::None,
                 version: Version::Resp2,
@@ -160,6 +163,7 @@ impl Session {
         let obstructed = std::mem::take(&mut inner.obstructed);
         inner.output = Output::default();
         inner.input = Vec::new();
+        inner.transaction = None;
         let intake = std::mem::replace(&mut inner.intake, Intake::Requests);
         drop(inner);
         if let Intake::Rest(rest) = intake

@@ -1,0 +1,338 @@
+//! `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`: the same replies as one redis-server, and what only a proxy can get wrong.
+
+use std::collections::BTreeSet;
+
+use crate::support::{Client, Fleet, PATIENCE, Quoit, QuoitConfig, Value, encode, eventually};
+
+/// What two clients say in turns; `|` begins what the second says. All keys have one tag, so that they are on one node.
+const TALKS: &[&str] = &[
+    // Queued, run together, errors while they run among the replies.
+    "MULTI; SET {t}a 1; INCR {t}a; GET {t}a; LPUSH {t}a x; DEL {t}a {t}b; MGET {t}a {t}b; EXEC; GET {t}a",
+    "MULTI; EXEC",
+    "MULTI; PING; EXEC",
+    "MULTI; PING hello; ECHO a; EXEC",
+    "MULTI; SET {t}a 1; PING; GET {t}a; ECHO between; CLIENT GETNAME; INCR {t}a; EXEC",
+    "MULTI; CLIENT SETNAME me; CLIENT GETNAME; SELECT 0; EXEC; CLIENT GETNAME",
+    // Refused while queued.
+    "MULTI; GET; SET {t}a 1; EXEC; EXISTS {t}a",
+    "MULTI; SET {t}a 1; NOSUCH b; EXEC; EXISTS {t}a",
+    "MULTI; OBJECT nosuch {t}a; EXEC",
+    "MULTI; MULTI; SET {t}a 1; EXEC; GET {t}a",
+    "MULTI; WATCH {t}a; SET {t}a 1; EXEC; GET {t}a",
+    "MULTI; WATCH; EXEC",
+    "MULTI; EXEC x; DISCARD x; DISCARD",
+    "EXEC x; EXEC; DISCARD; MULTI; DISCARD; DISCARD; EXEC",
+    "MULTI; SET {t}a 1; DISCARD; EXISTS {t}a",
+    "MULTI; SET {t}a 1; RESET; EXEC; EXISTS {t}a",
+    "MULTI x; EXEC",
+    // Watched keys.
+    "SET {t}a 1; WATCH {t}a; MULTI; INCR {t}a; EXEC; GET {t}a",
+    "SET {t}a 1; WATCH {t}a; |SET {t}a 5; MULTI; INCR {t}a; EXEC; GET {t}a; MULTI; INCR {t}a; EXEC",
+    "WATCH {t}a; |SET {t}a 5; MULTI; EXEC",
+    "WATCH {t}a; MULTI; EXEC",
+    "WATCH {t}a; |SET {t}a 5; MULTI; PING; EXEC; MULTI; PING; EXEC",
+    "WATCH {t}a; MULTI; PING; GET {t}a; ECHO x; EXEC",
+    "WATCH {t}a; |SET {t}a 5; UNWATCH; MULTI; INCR {t}a; EXEC",
+    "WATCH {t}a; |SET {t}a 5; MULTI; UNWATCH; INCR {t}a; EXEC",
+    "WATCH {t}a; MULTI; UNWATCH; INCR {t}a; EXEC",
+    "WATCH {t}a; |SET {t}a 5; MULTI; DISCARD; MULTI; INCR {t}a; EXEC",
+    "WATCH {t}a; |SET {t}a 5; MULTI; GET; EXEC; MULTI; INCR {t}a; EXEC",
+    "WATCH {t}a; |SET {t}a 5; RESET; MULTI; INCR {t}a; EXEC",
+    "WATCH {t}a; WATCH {t}b {t}c; |SET {t}c 5; MULTI; INCR {t}a; EXEC",
+    "WATCH {t}a; SET {t}a 2; MULTI; INCR {t}a; EXEC; GET {t}a",
+    "WATCH {t}a; |SET {t}b 5; MULTI; INCR {t}a; EXEC",
+    "SET {t}a 1 PX 1; WATCH {t}a; MULTI; SET {t}b 1; EXEC",
+    "UNWATCH; WATCH; UNWATCH x; EXEC",
+    // What blocks does not block there.
+    "MULTI; SPOP {t}s; ZPOPMIN {t}z; XREAD STREAMS {t}x 0; LMPOP 1 {t}l LEFT; EXEC",
+    "RPUSH {t}l a b c; MULTI; LRANGE {t}l 0 -1; LMPOP 1 {t}l LEFT COUNT 2; ZADD {t}z 1.5 m; ZSCORE {t}z m; HSET {t}h f v; HGETALL {t}h; EXEC",
+    "MULTI; SET {t}a 1; MULTI; GET {t}a; DISCARD; GET {t}a",
+];
+
+fn say(clients: &mut [Client; 2], talk: &str) -> Vec<String> {
+    let mut replies = Vec::new();
+    for line in talk.split(';').map(str::trim) {
+        let (client, words) = match line.strip_prefix('|') {
+            Some(words) => (1, words),
+            None => (0, line),
+        };
+        let words: Vec<&str> = words.split_whitespace().collect();
+        replies.push(format!("{words:?} {}", clients[client].command_raw(&words).raw.escape_ascii()));
+    }
+    replies
+}
+
+#[test]
+fn replies_are_those_of_one_server() {
+    for nodes in [1, 3] {
+        let Some(fleet) = Fleet::start(nodes) else { return };
+        let Some(reference) = crate::support::RedisServer::start() else { return };
+        for hello in ["HELLO 2", "HELLO 3"] {
+            for talk in TALKS {
+                let mut here = [fleet.client(), fleet.client()];
+                let mut there = [reference.client(), reference.client()];
+                for client in here.iter_mut().chain(&mut there) {
+                    client.line(hello);
+                }
+                let wipe = encode(&["DEL", "{t}a", "{t}b", "{t}c", "{t}l", "{t}z", "{t}h", "{t}s", "{t}x"]);
+                here[0].pipeline(&wipe, 1);
+                there[0].pipeline(&wipe, 1);
+                assert_eq!(say(&mut here, talk), say(&mut there, talk), "{nodes} nodes, {hello}: {talk}");
+            }
+        }
+    }
+}
+
+/// A whole talk in one write: the replies are the same, in the same order.
+#[test]
+fn pipelined_transactions_are_those_of_one_server() {
+    let Some(fleet) = Fleet::start(3) else { return };
+    let Some(reference) = crate::support::RedisServer::start() else { return };
+    let lines = [
+        "SET {t}a 1",
+        "MULTI",
+        "INCR {t}a",
+        "GET {t}a",
+        "EXEC",
+        "GET {t}a",
+        "WATCH {t}a",
+        "INCR {t}a",
+        "MULTI",
+        "GET {t}a",
+        "EXEC",
+        "GET {t}a",
+        "WATCH {t}a",
+        "MULTI",
+        "INCR {t}a",
+        "PING",
+        "EXEC",
+        "INCR {t}a",
+        "GET {t}a",
+    ];
+    let request: Vec<u8> = lines.iter().flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>())).collect();
+    for _ in 0..20 {
+        let raw = |client: &mut Client| {
+            let replies = client.pipeline(&request, lines.len());
+            replies.iter().map(|reply| reply.raw.escape_ascii().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(raw(&mut fleet.client()), raw(&mut reference.client()));
+    }
+}
+
+#[test]
+fn keys_on_several_nodes_are_refused_when_they_are_queued() {
+    let Some(fleet) = Fleet::start(3) else { return };
+    let keys = fleet.keys_by_node(20);
+    let (one, other) = (&keys[0][0], &keys[1][0]);
+    let mut client = fleet.client();
+    client.line("MULTI");
+    assert_eq!(client.line(&format!("SET {one} 1")).text(), "QUEUED");
+    assert!(client.line(&format!("SET {other} 1")).text().starts_with("CROSSSLOT"));
+    assert!(client.line("EXEC").text().starts_with("EXECABORT"));
+    assert_eq!(client.line(&format!("EXISTS {one} {other}")), Value::Integer(0));
+    client.line("MULTI");
+    assert!(client.line(&format!("MGET {one} {other}")).text().starts_with("CROSSSLOT"));
+    client.line("DISCARD");
+    assert_eq!(client.line(&format!("WATCH {one}")).text(), "OK");
+    assert!(client.line(&format!("WATCH {other}")).text().starts_with("CROSSSLOT"));
+    client.line("MULTI");
+    assert!(client.line(&format!("SET {other} 1")).text().starts_with("CROSSSLOT"));
+    client.line("DISCARD");
+    // The connection lives, and so does the other order: a watch on one node, no keys in the transaction.
+    assert_eq!(client.line(&format!("WATCH {other}")).text(), "OK");
+    client.line("MULTI");
+    assert_eq!(client.line("EXEC"), Value::Array(Vec::new()));
+}
+
+/// Many clients raise one counter by `WATCH`, `GET`, `MULTI`, `SET`, `EXEC`: none is lost.
+#[test]
+fn a_counter_raised_under_watch_loses_nothing() {
+    let Some(fleet) = Fleet::start_with(3, |config| config.workers(2)) else { return };
+    let address = fleet.address();
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let mut done = 0;
+                while done < 25 {
+                    assert_eq!(client.line("WATCH count").text(), "OK");
+                    let count: i64 = client.line("GET count").text().parse().unwrap_or(0);
+                    client.line("MULTI");
+                    client.line(&format!("SET count {}", count + 1));
+                    match client.line("EXEC") {
+                        Value::Null => {}
+                        reply => {
+                            assert_eq!(reply.items().len(), 1, "{reply:?}");
+                            done += 1;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.join().expect("a client ends well");
+    }
+    assert_eq!(fleet.client().line("GET count").text(), "200");
+}
+
+#[test]
+fn watched_keys_cost_their_store_nothing_afterwards() {
+    let Some(fleet) = Fleet::start(1) else { return };
+    let clients = || {
+        let text = fleet.stores[0].client().line("INFO clients").text();
+        let line = text.lines().find_map(|line| line.strip_prefix("watching_clients:").map(str::to_owned));
+        line.map_or_else(|| "0".to_owned(), |count| count.trim().to_owned())
+    };
+    for end in ["UNWATCH", "RESET", "DISCARD", "EXEC", "QUIT", ""] {
+        let mut client = fleet.client();
+        client.line("WATCH a b");
+        if matches!(end, "DISCARD" | "EXEC") {
+            client.line("MULTI");
+        }
+        if end.is_empty() {
+            client.close();
+        } else {
+            client.line(end);
+        }
+        let listed = fleet.stores[0].client().line("CLIENT LIST").text();
+        eventually(&format!("nothing is watched after {end:?}: {} {listed}", clients()), PATIENCE, || clients() == "0");
+    }
+    // And one connection serves them one after the other.
+    let opened = || fleet.stores[0].client().line("INFO stats").text();
+    let count = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("total_connections_received:").map(str::to_owned));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).expect("a count")
+    };
+    let mut client = fleet.client();
+    let before = count(&opened());
+    for _ in 0..50 {
+        client.line("WATCH a");
+        client.line("MULTI");
+        client.line("SET a 1");
+        client.line("EXEC");
+    }
+    assert!(count(&opened()) - before <= 3, "a connection for each WATCH");
+}
+
+#[test]
+fn a_watch_whose_store_died_voids_the_transaction() {
+    let Some(mut fleet) = Fleet::start(1) else { return };
+    let mut client = fleet.client();
+    client.line("SET a 1");
+    assert_eq!(client.line("WATCH a").text(), "OK");
+    fleet.stores[0].kill9();
+    fleet.stores[0].restart();
+    eventually("the store serves again", PATIENCE, || fleet.client().line("SET a 7").text() == "OK");
+    client.line("MULTI");
+    assert_eq!(client.line("SET a 2").text(), "QUEUED");
+    assert_eq!(client.line("EXEC"), Value::Null);
+    assert_eq!(client.line("GET a").text(), "7");
+    client.line("MULTI");
+    client.line("SET a 2");
+    assert_eq!(client.line("EXEC").items().len(), 1);
+}
+
+/// A store that refuses a queued command refuses the transaction; the client hears why.
+#[test]
+fn a_store_without_memory_voids_the_transaction() {
+    let Some(fleet) = Fleet::start(1) else { return };
+    let mut client = fleet.client();
+    client.line("SET a 1");
+    fleet.stores[0].client().line("CONFIG SET maxmemory 1");
+    client.line("MULTI");
+    client.line("GET a");
+    client.line("SET a 2");
+    let reply = client.line("EXEC").text();
+    assert!(reply.starts_with("EXECABORT Transaction discarded because of: OOM"), "{reply}");
+    assert_eq!(client.line("GET a").text(), "1");
+}
+
+#[test]
+fn what_a_transaction_keeps_is_bounded() {
+    let bound = |config: QuoitConfig| config.listener("query_buffer_bytes_max = 1_048_576");
+    let Some(fleet) = Fleet::start_with(1, bound) else { return };
+    let Some(_) = fleet.quoit() else { return };
+    let mut client = fleet.client();
+    client.line("MULTI");
+    let value = "x".repeat(300_000);
+    let replies: Vec<String> = (0..4).map(|_| client.command(&["SET", "a", &value]).text()).collect();
+    assert_eq!(replies[..3], ["QUEUED", "QUEUED", "QUEUED"]);
+    assert!(replies[3].contains("bytes in one transaction"), "{replies:?}");
+    assert!(client.line("EXEC").text().starts_with("EXECABORT"));
+    assert_eq!(client.line("EXISTS a"), Value::Integer(0));
+}
+
+#[test]
+fn a_big_reply_comes_whole_with_and_without_parts_of_quoit() {
+    let Some(fleet) = Fleet::start(1) else { return };
+    let mut client = fleet.client();
+    let value = "v".repeat(3_000_000);
+    client.command(&["SET", "a", &value]);
+    for with_ping in [false, true] {
+        client.line("MULTI");
+        client.line("GET a");
+        if with_ping {
+            client.line("PING");
+        }
+        client.line("GET a");
+        let reply = client.line("EXEC");
+        let items = reply.items();
+        assert_eq!(items.len(), 2 + usize::from(with_ping));
+        assert!(items[0].text() == value && items[items.len() - 1].text() == value);
+        assert!(!with_ping || items[1].text() == "PONG");
+    }
+}
+
+#[test]
+fn routes_rewrite_the_keys_of_a_transaction() {
+    let route = |config: QuoitConfig| {
+        config.listener("[[listener.route]]\nprefix = \"cut:\"\npool = \"main\"\nreplace_prefix = \"\"")
+    };
+    let Some(fleet) = Fleet::start_with(1, route) else { return };
+    let Some(_) = fleet.quoit() else { return };
+    let mut client = fleet.client();
+    assert_eq!(client.line("WATCH cut:a").text(), "OK");
+    fleet.stores[0].client().line("SET a 5");
+    client.line("MULTI");
+    client.line("INCR cut:a");
+    assert_eq!(client.line("EXEC"), Value::Null, "the key that the store has is the one that is watched");
+    client.line("MULTI");
+    client.line("INCR cut:a");
+    client.line("MGET cut:a b");
+    let reply = client.line("EXEC");
+    assert_eq!(reply.items()[0], Value::Integer(6));
+    assert_eq!(reply.items()[1].items()[0].text(), "6");
+}
+
+/// Transactions that were begun before a reload and end after it.
+#[test]
+fn a_reload_between_multi_and_exec() {
+    let Some(fleet) = Fleet::start(3) else { return };
+    let Some(quoit) = fleet.quoit() else { return };
+    let keys: Vec<String> = (0..40).map(|at| format!("key:{at}")).collect();
+    let mut begun: Vec<Client> = keys.iter().map(|_| quoit.client()).collect();
+    for (at, (client, key)) in begun.iter_mut().zip(&keys).enumerate() {
+        if at % 2 == 0 {
+            assert_eq!(client.line(&format!("WATCH {key}")).text(), "OK");
+        }
+        client.line("MULTI");
+        client.line(&format!("SET {key} done"));
+    }
+    let one = Fleet::config_of(&fleet.stores[..1]);
+    reload(quoit, &quoit.text_of(&one));
+    let mut outcomes = BTreeSet::new();
+    for (at, (client, key)) in begun.iter_mut().zip(&keys).enumerate() {
+        let is_done = client.line("EXEC") != Value::Null;
+        outcomes.insert((at % 2 == 0, is_done));
+        assert_eq!(quoit.client().line(&format!("GET {key}")).text(), if is_done { "done" } else { "" });
+        assert!(is_done || at % 2 == 0, "only what was watched may be void");
+    }
+    assert!(outcomes.contains(&(true, false)), "some watched keys have moved: {outcomes:?}");
+}
+
+fn reload(quoit: &Quoit, text: &str) {
+    let before = quoit.metric_sum("quoit_config_reloads_total");
+    quoit.write_config(text);
+    eventually("the reload", PATIENCE, || quoit.metric_sum("quoit_config_reloads_total") > before);
+}
