@@ -185,6 +185,17 @@ pub fn not_in_transaction(out: &mut Vec<u8>, row: &Row) {
     );
 }
 
+/// A command that scripts cannot run, and so no transaction of a replicated pool can.
+pub fn not_in_replicated_transaction(out: &mut Vec<u8>, row: &Row) {
+    error_line(
+        out,
+        format_args!(
+            "ERR '{}' is refused by quoit inside a transaction of a pool with replicas: stores do not run it in scripts",
+            spoken(row)
+        ),
+    );
+}
+
 /// A verb quoit never serves.
 pub fn refused(out: &mut Vec<u8>, row: &Row, reason: &str) {
     error_line(out, format_args!("ERR '{}' is refused by quoit: {reason}", spoken(row)));

@@ -14,12 +14,17 @@ use std::task::Waker;
 
 use super::{Coordinator, Request, Target, Verdict, rewritten_key};
 use crate::backend::redis::{Exclusive, Node};
-use crate::backend::{Flow, Piece, ReplySink, Tag};
-use crate::command::{self, KeyIndexes, reply};
+use crate::backend::{Flow, Piece, ReplySink, Stores, Tag};
+use crate::command::{self, Args, Flag, KeyIndexes, reply};
 use crate::config::{Listener, Rewrite};
 use crate::metrics::Outcome;
-use crate::protocol::resp::{ReplyScan, Step, Version, write_bulk, write_header, write_request};
+use crate::protocol::resp::{
+    Limits as RequestLimits, ReplyScan, RequestScan, Scanned, Step, Version, write_bulk, write_header, write_request,
+};
+use crate::quorum::Level;
+use crate::replication::{Group, Transaction, Watched};
 use crate::topology::{Place, View};
+use crate::version::is_reserved;
 
 /// A command of a transaction, at `EXEC`.
 pub enum Part<'a> {
@@ -80,6 +85,120 @@ impl Coordinator {
         let available = nodes.iter().position(|node| node.is_available()).unwrap_or(0);
         nodes.get(available)?;
         Some(Place { pool, node: u16::try_from(available).ok()? })
+    }
+
+    /// Whether a request may be part of a transaction over keys with several replicas. `anchor` is a key of the transaction,
+    /// if there is one already; its replicas have to be those of all.
+    ///
+    /// # Errors
+    /// When it may not; the answer was appended to `out`.
+    pub fn check_replicated(
+        view: &View,
+        listener: &Listener,
+        group: &Group<Stores>,
+        request: &Request<'_>,
+        anchor: &mut Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Outcome> {
+        let target = Target { view, listener };
+        let mut keys = KeyIndexes::new();
+        let is_known = command::keys(request.row, &request.args, &mut keys).is_ok();
+        if request.row.flags.contains(Flag::Noscript) && request.row.name != "watch" {
+            reply::not_in_replicated_transaction(out, request.row);
+            return Err(Outcome::Refused);
+        }
+        if !is_known {
+            reply::syntax_error(out);
+            return Err(Outcome::Refused);
+        }
+        for at in &keys {
+            let key = request.args.get(*at as usize).unwrap_or_default();
+            let key = match target.listener.route(key) {
+                Some(route) => rewritten_key(&target, key, &route.rewrite),
+                None => key.into(),
+            };
+            if is_reserved(&key) {
+                reply::reserved_key(out);
+                return Err(Outcome::Refused);
+            }
+            let first = anchor.get_or_insert_with(|| key.to_vec());
+            let same = match (group.replicas_of(first), group.replicas_of(&key)) {
+                (Some(one), Some(other)) => one.iter().zip(&other).all(|(one, other)| Rc::ptr_eq(one, other)),
+                _ => false,
+            };
+            if !same {
+                reply::crossslot(out);
+                return Err(Outcome::Refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys of a request as their store knows them.
+    pub fn keys_for_store(view: &View, listener: &Listener, request: &Request<'_>) -> Vec<Vec<u8>> {
+        let target = Target { view, listener };
+        let mut keys = KeyIndexes::new();
+        if command::keys(request.row, &request.args, &mut keys).is_err() {
+            return Vec::new();
+        }
+        let key = |at: &u32| {
+            let key = request.args.get(*at as usize)?;
+            Some(match target.listener.route(key) {
+                Some(route) => rewritten_key(&target, key, &route.rewrite).into_owned(),
+                None => key.to_vec(),
+            })
+        };
+        keys.iter().filter_map(key).collect()
+    }
+
+    /// Runs a transaction over keys with several replicas.
+    #[expect(clippy::too_many_arguments, reason = "a transaction, where it goes and who hears of it")]
+    pub fn transact_replicated(
+        &self,
+        view: &View,
+        listener: &Listener,
+        group: &Rc<Group<Stores>>,
+        parts: &[Part<'_>],
+        watched: &[(Vec<u8>, Watched)],
+        version: Version,
+        level: Level,
+        sink: &Rc<dyn ReplySink>,
+        slot: u32,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let mut anchor = watched.first().map(|(key, _)| key.clone());
+        let (mut frames, mut own) = (Vec::new(), Vec::new());
+        for (at, part) in parts.iter().enumerate() {
+            match part {
+                Part::Answered(bytes) => own.push((at, bytes.clone())),
+                Part::Store(request) => {
+                    if let Err(outcome) = Self::check_replicated(view, listener, group, request, &mut anchor, out) {
+                        return Verdict::Answered(outcome);
+                    }
+                    let mut frame = Vec::new();
+                    Self::write_for_store(view, listener, request, &mut frame);
+                    let mut scan = RequestScan::default();
+                    if let Ok(Scanned::Request { .. }) = scan.scan(&frame, &RequestLimits::REDIS) {
+                        frames.push((request.row, frame, scan.bounds().to_vec()));
+                    }
+                }
+            }
+        }
+        let commands: Vec<_> = frames.iter().map(|(row, frame, bounds)| (*row, Args::new(frame, bounds))).collect();
+        let Some(members) = anchor.and_then(|key| group.replicas_of(&key)) else {
+            reply::no_pool(out);
+            return Verdict::Answered(Outcome::Refused);
+        };
+        let heard: Rc<dyn ReplySink> = Rc::new(Exec {
+            sink: Rc::clone(sink),
+            tag: Tag { slot, part: 0 },
+            own,
+            held: RefCell::default(),
+            exclusive: RefCell::new(None),
+        });
+        let transaction = Transaction { group, members, commands: &commands, watched, version, level };
+        self.engine.transact(&transaction, &heard, Tag::default());
+        Verdict::Sent
     }
 
     /// Appends a request as its store is to get it.
@@ -177,7 +296,8 @@ impl Exec {
 
     fn whole(&self, bytes: &[u8]) -> Flow {
         let sink = Rc::clone(&self.sink);
-        if bytes.first() == Some(&b'-') && !bytes.starts_with(b"-EXECABORT") {
+        let is_plain = bytes.starts_with(b"-EXECABORT") || reply::is_unavailable(bytes);
+        if bytes.first() == Some(&b'-') && !is_plain && !bytes.starts_with(b"-UNKNOWN") {
             let mut out = Vec::new();
             reply::exec_aborted_because(&mut out, bytes.get(1..).unwrap_or_default());
             return sink.reply(self.tag, Piece::Whole(&out));

@@ -10,6 +10,7 @@ use super::lane::Held;
 use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::repair::ALL;
 use super::round::{Round, Said};
+use super::shape;
 use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
 use crate::backend::Backend;
 use crate::protocol::resp::write_bulk;
@@ -369,10 +370,6 @@ impl<B: Backend> Proposal<B> {
         ground: &mut Ground,
         held: &mut Option<Held>,
     ) -> Option<End> {
-        let words = match &self.work {
-            Work::Opaque(words) => words.clone(),
-            Work::Update(_) | Work::Nothing => return None,
-        };
         let runs = |ground: &Ground, member: usize, keys: usize| {
             (0..keys).all(|key| ground.holders(key).any(|holder| holder == member))
         };
@@ -380,6 +377,12 @@ impl<B: Backend> Proposal<B> {
             ground.promises.iter().map(|promise| promise.member).find(|member| runs(ground, *member, keys))
         };
         let keys = self.keys.len();
+        if let Work::Several(several) = &self.work
+            && !several.watched.iter().all(|(key, state)| state.is_still(ground, *key))
+        {
+            return Some(End::Done(shape::null_array(self.version).to_vec()));
+        }
+        self.settle_sources(engine, ground).await?;
         let runner = match find(ground, keys) {
             Some(runner) => runner,
             None => self.gather(engine, ground).await?,
@@ -387,12 +390,16 @@ impl<B: Backend> Proposal<B> {
         // An error is an answer, too: it has to be one on a state that a quorum holds.
         let settled = (0..keys).all(|key| ground.holders(key).count() >= self.majority());
         let ballot = ground.next_ballot()?;
-        let said = self.run_on(engine, ground, runner, &words, ballot).await;
+        let said = self.run_on(engine, ground, runner, ballot).await;
         let answer = said.as_deref().map(Answer::parse);
-        let maybe = maybe_taken(&answer);
+        // What changes nothing can be run again.
+        let maybe = maybe_taken(&answer) && self.keys.iter().any(|key| key.written);
         match answer {
             Ok(Answer::Executed { reply, states }) => {
-                let reply = self.shape.restore(reply).into_owned();
+                let reply = match &self.work {
+                    Work::Several(several) => shape::restore_each(&several.shapes, reply),
+                    _ => self.shape.restore(reply).into_owned(),
+                };
                 self.reply = Some(reply.clone());
                 let states: Vec<State> = states.iter().map(State::of).collect();
                 let written: SmallVec<[usize; 4]> =
@@ -405,7 +412,7 @@ impl<B: Backend> Proposal<B> {
                     }
                     return Some(End::Done(reply));
                 }
-                self.note_try(true, ballot, self.bases(ground), 0);
+                self.note_try(!written.is_empty(), ballot, self.bases(ground), 0);
                 None
             }
             Ok(Answer::Error(text)) if settled => Some(End::Refused(text.to_vec())),
@@ -426,6 +433,19 @@ impl<B: Backend> Proposal<B> {
                 None
             }
         }
+    }
+
+    /// What is only read must not be undone by others afterwards: a majority has to hold it. None if that was only done
+    /// now.
+    async fn settle_sources(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<()> {
+        let is_open = |key: &usize| {
+            !self.keys.get(*key).is_some_and(|key| key.written) && ground.holders(*key).count() < self.majority()
+        };
+        let open: SmallVec<[usize; 4]> = (0..self.keys.len()).filter(is_open).collect();
+        for key in &open {
+            self.level(engine, ground, *key, None).await?;
+        }
+        open.is_empty().then_some(())
     }
 
     /// Brings the states of several keys to others, all at the same time; whether enough hold each of them.
@@ -477,12 +497,17 @@ impl<B: Backend> Proposal<B> {
         Some(runner)
     }
 
-    async fn run_on(&self, engine: &Engine<B>, ground: &Ground, runner: usize, words: &Words, ballot: Ballot) -> Said {
+    async fn run_on(&self, engine: &Engine<B>, ground: &Ground, runner: usize, ballot: Ballot) -> Said {
         let keys = &self.keys;
         let version = self.version;
+        let (script, words) = match &self.work {
+            Work::Opaque(words) => (Script::Exec, words),
+            Work::Several(several) => (Script::Multi, &several.words),
+            Work::Update(_) | Work::Nothing => return Ok(Vec::new()),
+        };
         let write = |part: usize, call, out: &mut Vec<u8>| {
             let Some(member) = self.members.get(part) else { return };
-            write_script(out, Script::Exec, call, keys.len() * 2 + 1, 8 + keys.len() + words.count);
+            write_script(out, script, call, keys.len() * 2 + 1, 8 + keys.len() + words.count);
             for key in keys {
                 write_bulk(out, &key.name);
             }
@@ -493,7 +518,10 @@ impl<B: Backend> Proposal<B> {
             write_bulk(out, member.fence().as_bytes());
             write_bulk(out, &ballot.encode());
             write_bulk(out, &ballot.op_id().0.to_be_bytes());
-            write_bulk(out, self.shape.resp());
+            match &self.work {
+                Work::Several(several) => write_number(out, several.shapes.len() as u64),
+                _ => write_bulk(out, self.shape.resp()),
+            }
             write_number(out, self.group.record_grace_ms);
             write_number(out, self.group.tombstone_ms);
             write_number(out, keys.len() as u64);

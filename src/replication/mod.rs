@@ -23,6 +23,7 @@ mod repair;
 mod round;
 mod shape;
 mod slow_read;
+mod transact;
 mod wire;
 mod write;
 
@@ -43,6 +44,7 @@ use crate::quorum::{Adopt, Lag, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Founding, Hlc, Record};
 
 pub use inspect::{KeyVersion, State};
+pub use transact::{Transaction, Watched};
 pub(crate) use wire::Cursor;
 
 use fence::Standing;

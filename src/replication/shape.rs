@@ -17,11 +17,22 @@ pub(super) struct Shape {
     null_is_array: bool,
     /// The script has an array of pairs where the client expects a map.
     pairs_are_map: bool,
+    within: Within,
+}
+
+/// What else is different within an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Within {
+    Nothing,
+    /// A null is a null array.
+    NullArrays,
+    /// The strings are numbers of RESP3.
+    Doubles,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { script: Resp::Two, null_is_array: false, pairs_are_map: false }
+        Self { script: Resp::Two, null_is_array: false, pairs_are_map: false, within: Within::Nothing }
     }
 }
 
@@ -35,7 +46,34 @@ impl Shape {
             script: script_resp(row, resp),
             null_is_array: resp == Resp::Two && null_is_array(row, args),
             pairs_are_map: resp == Resp::Three && row.name == "xreadgroup",
+            ..Self::default()
         }
+    }
+
+    /// The same where the reply is one of several. What reads may have a null anywhere in its reply.
+    pub(super) fn within(row: &Row, args: &Args<'_>, version: Version) -> Self {
+        let shape = Self::of(row, args, version);
+        let may_have_nulls = matches!(
+            row.name,
+            "mget"
+                | "hmget"
+                | "zmscore"
+                | "geohash"
+                | "geopos"
+                | "sort"
+                | "sort_ro"
+                | "xpending"
+                | "xinfo|stream"
+                | "xinfo|groups"
+                | "xinfo|consumers"
+        );
+        let script = if may_have_nulls { Resp::Two } else { shape.script };
+        let within = match (version, row.name) {
+            (Version::Resp2, "geopos") => Within::NullArrays,
+            (Version::Resp3, "zmscore" | "geopos") => Within::Doubles,
+            _ => Within::Nothing,
+        };
+        Self { script, within, ..shape }
     }
 
     /// The argument of the scripts.
@@ -56,7 +94,59 @@ impl Shape {
         {
             return Cow::Owned(map);
         }
+        if self.within != Within::Nothing && reply.first() == Some(&b'*') {
+            let mut out = Vec::with_capacity(reply.len());
+            if self.rewrite(&mut Cursor::new(reply), &mut out).is_some() {
+                return Cow::Owned(out);
+            }
+        }
         Cow::Borrowed(reply)
+    }
+
+    /// One value with what is within it.
+    fn rewrite(self, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Option<()> {
+        match cursor.rest().first()? {
+            b'*' => {
+                let count = cursor.array()?;
+                write_header(out, b'*', count);
+                (0..count).try_for_each(|_| self.rewrite(cursor, out))
+            }
+            b'$' if self.within == Within::Doubles && !cursor.rest().starts_with(b"$-1") => {
+                out.push(b',');
+                out.extend_from_slice(cursor.bulk()?);
+                out.extend_from_slice(b"\r\n");
+                Some(())
+            }
+            _ => {
+                let value = cursor.value()?;
+                let is_null = self.within == Within::NullArrays && value == b"$-1\r\n";
+                out.extend_from_slice(if is_null { b"*-1\r\n" } else { value });
+                Some(())
+            }
+        }
+    }
+}
+
+/// The reply to a transaction.
+pub(super) fn restore_each(shapes: &[Shape], reply: &[u8]) -> Vec<u8> {
+    let restored = || {
+        let mut cursor = Cursor::new(reply);
+        let mut out = Vec::with_capacity(reply.len());
+        cursor.array().filter(|count| *count == shapes.len())?;
+        write_header(&mut out, b'*', shapes.len());
+        for shape in shapes {
+            out.extend_from_slice(&shape.restore(cursor.value()?));
+        }
+        Some(out)
+    };
+    restored().unwrap_or_else(|| reply.to_vec())
+}
+
+/// What `EXEC` answers when a watched key has changed.
+pub(super) fn null_array(version: Version) -> &'static [u8] {
+    match version {
+        Version::Resp2 => b"*-1\r\n",
+        Version::Resp3 => b"_\r\n",
     }
 }
 

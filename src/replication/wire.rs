@@ -337,6 +337,16 @@ impl Words {
         self.count += 1;
     }
 
+    /// Appends a command as [`Script::Multi`] takes it.
+    pub(super) fn push_command<'w>(&mut self, words: impl ExactSizeIterator<Item = &'w [u8]>, resp: &[u8]) {
+        write_number(&mut self.bytes, words.len() as u64);
+        write_bulk(&mut self.bytes, resp);
+        self.count += 2;
+        for word in words {
+            self.push(word);
+        }
+    }
+
     pub(super) fn of_args(args: &Args<'_>) -> Self {
         Self::of(args.iter())
     }

@@ -14,7 +14,7 @@ pub const NO_BASE: [u8; BALLOT_BYTES] = [0; BALLOT_BYTES];
 /// The base of an update that takes any.
 pub const ANY_BASE: &[u8] = b"*";
 
-/// A script: the file `scripts/<name>.lua` beside this one.
+/// A script: the file `scripts/<name>.lua` beside this one, or several in `scripts/exec/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Script {
     /// A write that needs no base.
@@ -29,6 +29,8 @@ pub enum Script {
     Fetch,
     /// A command that runs on one replica only; gives what it wrote.
     Exec,
+    /// The same with several commands.
+    Multi,
 }
 
 /// A script as it is sent, and its name there.
@@ -39,8 +41,8 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(file: &str) -> Self {
-        let body = without_comments(file);
+    fn new(files: &[&str]) -> Self {
+        let body = files.iter().map(|file| without_comments(file)).collect::<Vec<_>>().join("\n");
         let mut sha = String::with_capacity(40);
         for byte in Sha1::digest(&body) {
             write!(sha, "{byte:02x}").expect("writing to a string does not fail");
@@ -56,15 +58,16 @@ fn without_comments(file: &str) -> String {
 }
 
 macro_rules! loaded {
-    ($file:literal) => {{
-        static LOADED: LazyLock<Loaded> = LazyLock::new(|| Loaded::new(include_str!($file)));
+    ($($file:literal),+) => {{
+        static LOADED: LazyLock<Loaded> = LazyLock::new(|| Loaded::new(&[$(include_str!($file)),+]));
         &LOADED
     }};
 }
 
 impl Script {
     /// All scripts.
-    pub const ALL: [Self; 6] = [Self::Blind, Self::Prepare, Self::Apply, Self::State, Self::Fetch, Self::Exec];
+    pub const ALL: [Self; 7] =
+        [Self::Blind, Self::Prepare, Self::Apply, Self::State, Self::Fetch, Self::Exec, Self::Multi];
 
     /// The text for SCRIPT LOAD and EVAL.
     pub fn body(self) -> &'static str {
@@ -83,7 +86,8 @@ impl Script {
             Self::Apply => loaded!("scripts/apply.lua"),
             Self::State => loaded!("scripts/state.lua"),
             Self::Fetch => loaded!("scripts/fetch.lua"),
-            Self::Exec => loaded!("scripts/exec.lua"),
+            Self::Exec => loaded!("scripts/exec/check.lua", "scripts/exec/one.lua", "scripts/exec/states.lua"),
+            Self::Multi => loaded!("scripts/exec/check.lua", "scripts/exec/several.lua", "scripts/exec/states.lua"),
         }
     }
 }
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn names_are_digests() {
-        assert_eq!(Loaded::new("return 1").sha, "e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
+        assert_eq!(Loaded::new(&["return 1"]).sha, "e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
     }
 
     #[test]

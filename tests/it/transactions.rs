@@ -1,8 +1,12 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`: the same replies as one redis-server, and what only a proxy can get wrong.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
-use crate::support::{Client, Fleet, PATIENCE, Quoit, QuoitConfig, Value, encode, eventually};
+use crate::support::{
+    Client, Cluster, Fleet, PATIENCE, Quoit, QuoitConfig, Reach, RedisServer, Value, encode, eventually, is_refused,
+    is_unknown,
+};
 
 /// What two clients say in turns; `|` begins what the second says. All keys have one tag, so that they are on one node.
 const TALKS: &[&str] = &[
@@ -41,7 +45,6 @@ const TALKS: &[&str] = &[
     "WATCH {t}a; WATCH {t}b {t}c; |SET {t}c 5; MULTI; INCR {t}a; EXEC",
     "WATCH {t}a; SET {t}a 2; MULTI; INCR {t}a; EXEC; GET {t}a",
     "WATCH {t}a; |SET {t}b 5; MULTI; INCR {t}a; EXEC",
-    "SET {t}a 1 PX 1; WATCH {t}a; MULTI; SET {t}b 1; EXEC",
     "UNWATCH; WATCH; UNWATCH x; EXEC",
     // What blocks does not block there.
     "MULTI; SPOP {t}s; ZPOPMIN {t}z; XREAD STREAMS {t}x 0; LMPOP 1 {t}l LEFT; EXEC",
@@ -62,24 +65,36 @@ fn say(clients: &mut [Client; 2], talk: &str) -> Vec<String> {
     replies
 }
 
+fn check_talks(what: &str, client: impl Fn() -> Client) {
+    let Some(reference) = RedisServer::start() else { return };
+    for hello in ["HELLO 2", "HELLO 3"] {
+        for talk in TALKS {
+            let mut here = [client(), client()];
+            let mut there = [reference.client(), reference.client()];
+            for client in here.iter_mut().chain(&mut there) {
+                client.line(hello);
+            }
+            let wipe = encode(&["DEL", "{t}a", "{t}b", "{t}c", "{t}l", "{t}z", "{t}h", "{t}s", "{t}x"]);
+            here[0].pipeline(&wipe, 1);
+            there[0].pipeline(&wipe, 1);
+            assert_eq!(say(&mut here, talk), say(&mut there, talk), "{what}, {hello}: {talk}");
+        }
+    }
+}
+
 #[test]
 fn replies_are_those_of_one_server() {
     for nodes in [1, 3] {
         let Some(fleet) = Fleet::start(nodes) else { return };
-        let Some(reference) = crate::support::RedisServer::start() else { return };
-        for hello in ["HELLO 2", "HELLO 3"] {
-            for talk in TALKS {
-                let mut here = [fleet.client(), fleet.client()];
-                let mut there = [reference.client(), reference.client()];
-                for client in here.iter_mut().chain(&mut there) {
-                    client.line(hello);
-                }
-                let wipe = encode(&["DEL", "{t}a", "{t}b", "{t}c", "{t}l", "{t}z", "{t}h", "{t}s", "{t}x"]);
-                here[0].pipeline(&wipe, 1);
-                there[0].pipeline(&wipe, 1);
-                assert_eq!(say(&mut here, talk), say(&mut there, talk), "{nodes} nodes, {hello}: {talk}");
-            }
-        }
+        check_talks(&format!("{nodes} nodes"), || fleet.client());
+    }
+}
+
+#[test]
+fn replies_with_three_copies_are_those_of_one_server() {
+    for (stores, proxies) in [(3, 1), (5, 2)] {
+        let Some(cluster) = Cluster::start(stores, proxies, Reach::Direct) else { return };
+        check_talks(&format!("three copies on {stores} stores"), || cluster.client(proxies - 1));
     }
 }
 
@@ -87,7 +102,7 @@ fn replies_are_those_of_one_server() {
 #[test]
 fn pipelined_transactions_are_those_of_one_server() {
     let Some(fleet) = Fleet::start(3) else { return };
-    let Some(reference) = crate::support::RedisServer::start() else { return };
+    let Some(reference) = RedisServer::start() else { return };
     let lines = [
         "SET {t}a 1",
         "MULTI",
@@ -144,36 +159,148 @@ fn keys_on_several_nodes_are_refused_when_they_are_queued() {
     assert_eq!(client.line("EXEC"), Value::Array(Vec::new()));
 }
 
-/// Many clients raise one counter by `WATCH`, `GET`, `MULTI`, `SET`, `EXEC`: none is lost.
+/// Raises a counter by `WATCH`, `GET`, `MULTI`, `SET`, `EXEC` until it was done so often: how often, and how often nobody
+/// could say.
+fn raise(address: SocketAddr, times: u32) -> (u32, u32) {
+    let mut client = Client::connect(address);
+    let (mut done, mut unknown) = (0, 0);
+    while done + unknown < times {
+        let reply = client.line("WATCH count");
+        if is_refused(&reply) {
+            continue;
+        }
+        assert_eq!(reply.text(), "OK");
+        let reply = client.line("GET count");
+        if is_refused(&reply) {
+            continue;
+        }
+        let count: i64 = reply.text().parse().unwrap_or(0);
+        client.line("MULTI");
+        client.line(&format!("SET count {}", count + 1));
+        match client.line("EXEC") {
+            Value::Null => {}
+            reply if is_refused(&reply) => {}
+            reply if is_unknown(&reply) => unknown += 1,
+            reply => {
+                assert_eq!(reply.items().len(), 1, "{reply:?}");
+                done += 1;
+            }
+        }
+    }
+    (done, unknown)
+}
+
+fn raise_together(addresses: &[SocketAddr], times: u32, meanwhile: impl FnOnce()) -> (u32, u32) {
+    let addresses = addresses.iter().cycle().copied().take(8);
+    let tasks: Vec<_> = addresses.map(|address| std::thread::spawn(move || raise(address, times))).collect();
+    meanwhile();
+    tasks.into_iter().fold((0, 0), |(done, unknown), task| {
+        let (more, doubts) = task.join().expect("a client ends well");
+        (done + more, unknown + doubts)
+    })
+}
+
 #[test]
 fn a_counter_raised_under_watch_loses_nothing() {
     let Some(fleet) = Fleet::start_with(3, |config| config.workers(2)) else { return };
-    let address = fleet.address();
-    let tasks: Vec<_> = (0..8)
-        .map(|_| {
+    assert_eq!(raise_together(&[fleet.address()], 25, || {}), (200, 0));
+    assert_eq!(fleet.client().line("GET count").text(), "200");
+}
+
+#[test]
+fn a_counter_with_three_copies_raised_under_watch_loses_nothing() {
+    let Some(mut cluster) = Cluster::start(3, 3, Reach::Direct) else { return };
+    let addresses = cluster.addresses();
+    let (done, unknown) = raise_together(&addresses, 10, || {});
+    let count: u32 = cluster.client(0).line("GET count").text().parse().expect("a count");
+    assert!((done..=done + unknown).contains(&count), "{count} of {done} and {unknown}");
+    // And while a store is lost and comes back.
+    let (more, doubts) = raise_together(&addresses, 10, || {
+        cluster.stores[1].kill9();
+        cluster.stores[1].restart();
+    });
+    let count: u32 = cluster.client(0).line("GET count").text().parse().expect("a count");
+    let (done, unknown) = (done + more, unknown + doubts);
+    assert!((done..=done + unknown).contains(&count), "{count} of {done} and {unknown}");
+    cluster.converges("after the counter");
+}
+
+/// Sums are moved between two accounts; who reads both in one transaction sees nothing in between.
+#[test]
+fn transactions_with_three_copies_are_seen_whole() {
+    let Some(cluster) = Cluster::start(3, 2, Reach::Direct) else { return };
+    cluster.client(0).line("MSET {bank}a 500 {bank}b 500");
+    let tasks: Vec<_> = (0..4)
+        .map(|number| {
+            let mut client = cluster.client(number % 2);
             std::thread::spawn(move || {
-                let mut client = Client::connect(address);
-                let mut done = 0;
-                while done < 25 {
-                    assert_eq!(client.line("WATCH count").text(), "OK");
-                    let count: i64 = client.line("GET count").text().parse().unwrap_or(0);
+                let mut unknown = 0;
+                for turn in 0..40 {
                     client.line("MULTI");
-                    client.line(&format!("SET count {}", count + 1));
-                    match client.line("EXEC") {
-                        Value::Null => {}
-                        reply => {
-                            assert_eq!(reply.items().len(), 1, "{reply:?}");
-                            done += 1;
-                        }
+                    if (turn + number) % 2 == 0 {
+                        client.line("DECRBY {bank}a 7");
+                        client.line("INCRBY {bank}b 7");
                     }
+                    client.line("GET {bank}a");
+                    client.line("GET {bank}b");
+                    let reply = client.line("EXEC");
+                    if is_unknown(&reply) || is_refused(&reply) {
+                        eprintln!("{reply:?}");
+                        unknown += 1;
+                        continue;
+                    }
+                    let items = reply.items();
+                    let sum: i64 =
+                        items[items.len() - 2..].iter().map(|item| item.text().parse::<i64>().unwrap_or(0)).sum();
+                    assert_eq!(sum, 1_000, "{reply:?}");
                 }
+                unknown
             })
         })
         .collect();
-    for task in tasks {
-        task.join().expect("a client ends well");
+    let unknown: i32 = tasks.into_iter().map(|task| task.join().expect("sums are whole")).sum();
+    assert_eq!(unknown, 0, "without faults all is known");
+    cluster.converges("after the transfers");
+}
+
+/// A watched key whose time is up counts as changed.
+#[test]
+fn a_watched_key_that_expires_voids_the_transaction() {
+    let Some(fleet) = Fleet::start(1) else { return };
+    let Some(cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    for mut client in [fleet.client(), cluster.client(0)] {
+        client.line("SET {t}a 1");
+        assert_eq!(client.line("WATCH {t}a").text(), "OK");
+        client.line("PEXPIRE {t}a 100000000");
+        client.line("MULTI");
+        assert_eq!(client.line("EXEC"), Value::Null, "it was changed");
+        client.line("SET {t}a 1 PX 300");
+        assert_eq!(client.line("WATCH {t}a").text(), "OK");
+        let watched_in_time = client.line("GET {t}a").text() == "1";
+        eventually("its end", PATIENCE, || client.line("EXISTS {t}a") == Value::Integer(0));
+        client.line("MULTI");
+        client.line("SET {t}b 1");
+        assert_eq!(client.line("EXEC") == Value::Null, watched_in_time);
     }
-    assert_eq!(fleet.client().line("GET count").text(), "200");
+}
+
+/// What only a transaction with copies refuses.
+#[test]
+fn what_scripts_cannot_run_is_refused_with_three_copies() {
+    let Some(cluster) = Cluster::start(5, 1, Reach::Direct) else { return };
+    if !cluster.has_proxies() {
+        return;
+    }
+    let mut client = cluster.client(0);
+    client.line("MULTI");
+    assert!(client.line("SET \0qx 1").text().contains("belong to quoit"));
+    assert!(client.line("EXEC").text().starts_with("EXECABORT"));
+    let others: Vec<String> = (0..20).map(|at| format!("key:{at}")).collect();
+    client.line("MULTI");
+    let replies: Vec<String> = others.iter().map(|key| client.line(&format!("SET {key} 1")).text()).collect();
+    assert!(replies.iter().any(|reply| reply.starts_with("CROSSSLOT")), "{replies:?}");
+    assert!(client.line("EXEC").text().starts_with("EXECABORT"));
+    assert_eq!(client.command(&[&["EXISTS".to_owned()], others.as_slice()].concat()), Value::Integer(0));
 }
 
 #[test]

@@ -17,16 +17,14 @@ use super::output::Last;
 use super::requests::{Handled, class_of};
 use super::session::Session;
 use crate::backend::redis::Exclusive;
-use crate::backend::{Failure, ReplySink, Tag};
+use crate::backend::{Failure, Flow, Piece, ReplySink, Stores, Tag};
 use crate::command::{self, Args, Flag, Handling, LocalVerb, Row, TransactionVerb, reply};
 use crate::config::Listener;
 use crate::coordinator::{self, Coordinator, Part, Request, Verdict, Way};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
+use crate::replication::{Group, Watched};
 use crate::topology::{Place, View};
-
-/// Why there is no transaction on replicated keys.
-const COPIES: &str = "transactions in a pool that keeps several copies are not done yet";
 
 /// What a client has begun.
 #[derive(Default)]
@@ -42,6 +40,11 @@ pub(super) struct Transaction {
     /// Where their keys are.
     place: Option<Place>,
     watch: Option<Watch>,
+    /// Keys that the client watches in a pool that keeps several copies, their states then, and where they are.
+    watched: Vec<(Vec<u8>, Watched)>,
+    watched_at: Option<Place>,
+    /// A key with several replicas: those of all others have to be the same.
+    anchor: Option<Vec<u8>>,
     /// A connection on which keys were watched has ended: they count as changed.
     is_watch_lost: bool,
 }
@@ -58,7 +61,12 @@ impl Transaction {
     /// The fields of `CLIENT LIST`: commands queued, or -1 outside of `MULTI`; keys watched.
     pub(super) fn counts(&self) -> (i64, usize) {
         let queued = if self.is_queueing { i64::try_from(self.count).unwrap_or(i64::MAX) } else { -1 };
-        (queued, self.watch.as_ref().map_or(0, |watch| watch.keys))
+        (queued, self.watch.as_ref().map_or(self.watched.len(), |watch| watch.keys))
+    }
+
+    /// The node of its keys, as far as it has any.
+    fn node(&self) -> Option<Place> {
+        self.place.or(self.watch.as_ref().map(|watch| watch.place)).or(self.watched_at)
     }
 }
 
@@ -104,15 +112,16 @@ impl Session {
         let mut out = Vec::new();
         let mut inner = self.inner.borrow_mut();
         let Some(transaction) = inner.transaction.as_mut() else { return };
-        let outcome = match check(view, listener, request, transaction, &mut out) {
+        let checked = check(view, listener, request, transaction, &mut out).and_then(|place| {
+            if let Some(group) = place.and_then(|place| self.worker.coordinator.group(usize::from(place.pool))) {
+                Coordinator::check_replicated(view, listener, &group, request, &mut transaction.anchor, &mut out)?;
+            }
+            Ok(place)
+        });
+        let outcome = match checked {
             Err(outcome) => {
                 transaction.is_void = true;
                 outcome
-            }
-            Ok(Some(place)) if self.worker.coordinator.group(usize::from(place.pool)).is_some() => {
-                transaction.is_void = true;
-                reply::later(&mut out, request.row, COPIES);
-                Outcome::Refused
             }
             Ok(place) => {
                 transaction.place = transaction.place.or(place);
@@ -208,16 +217,23 @@ impl Session {
             reply::no_pool(out);
             return Err(Outcome::Refused);
         };
-        if self.worker.coordinator.group(usize::from(place.pool)).is_some() {
-            reply::later(out, request.row, COPIES);
-            return Err(Outcome::Refused);
-        }
         let mut inner = self.inner.borrow_mut();
         let transaction = inner.transaction.get_or_insert_default();
+        if let Some(group) = self.worker.coordinator.group(usize::from(place.pool)) {
+            if transaction.node().is_some_and(|other| other.pool != place.pool) {
+                reply::crossslot(out);
+                return Err(Outcome::Refused);
+            }
+            Coordinator::check_replicated(view, listener, &group, request, &mut transaction.anchor, out)?;
+            transaction.watched_at = Some(place);
+            drop(inner);
+            self.watch_copies(group, Coordinator::keys_for_store(view, listener, request), slot);
+            return Ok(());
+        }
         let keys = request.args.len() - 1;
         let failed = |cause| Failure { node: node.options().label.clone(), cause };
         transaction.is_watch_lost |= transaction.watch.take_if(|watch| watch.exclusive.is_closed()).is_some();
-        if transaction.watch.as_ref().is_some_and(|watch| watch.place != place) {
+        if transaction.node().is_some_and(|other| other != place) {
             reply::crossslot(out);
             return Err(Outcome::Refused);
         }
@@ -235,12 +251,32 @@ impl Session {
         sent.map_err(|cause| coordinator::write_failure(&failed(cause), out))
     }
 
+    /// Has the replicas say which states the client watches.
+    fn watch_copies(self: &Rc<Self>, group: Rc<Group<Stores>>, keys: Vec<Vec<u8>>, slot: u32) {
+        let session = Rc::clone(self);
+        let engine = Rc::clone(self.worker.coordinator.engine());
+        self.worker.context.spawn(async move {
+            let mut out = Vec::new();
+            match engine.watch(&group, &keys).await {
+                Ok(states) => {
+                    reply::ok(&mut out);
+                    if let Some(transaction) = &mut session.inner.borrow_mut().transaction {
+                        transaction.watched.extend(keys.into_iter().zip(states));
+                    }
+                }
+                Err(trouble) => reply::no_replicas(&mut out, trouble),
+            }
+            let _: Flow = ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&out));
+        });
+    }
+
     fn exec(self: &Rc<Self>, view: &View, listener: &Listener, request: &Request<'_>, is_watching: bool) -> Handled {
         if is_watching && !self.takes_its_turn() {
             return Handled::NotYet;
         }
         let Some(transaction) = self.inner.borrow_mut().transaction.take() else { return Handled::Yes };
-        let Transaction { is_void, frames, place, mut watch, is_watch_lost, .. } = *transaction;
+        let Transaction { is_void, frames, place, mut watch, watched, watched_at, is_watch_lost, .. } = *transaction;
+        let place = place.or(watched_at);
         let is_lost =
             is_watch_lost || watch.as_ref().is_some_and(|it| it.exclusive.is_closed() || it.version != request.version);
         let mut out = Vec::new();
@@ -271,7 +307,7 @@ impl Session {
         let queued: Vec<Part<'_>> = queued.collect();
         let slot = self.open_slot(class_of(request.row));
         if let Verdict::Answered(outcome) =
-            self.send_exec(view, listener, request, place, watch, queued, slot, &mut out)
+            self.send_exec(view, listener, request, place, watch, &watched, queued, slot, &mut out)
         {
             self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
         }
@@ -315,12 +351,13 @@ impl Session {
         request: &Request<'_>,
         place: Option<Place>,
         watch: Option<Watch>,
+        watched: &[(Vec<u8>, Watched)],
         parts: Vec<Part<'_>>,
         slot: u32,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let is_local = parts.iter().all(|part| matches!(part, Part::Answered(_)));
-        if watch.is_none() && is_local {
+        if watch.is_none() && watched.is_empty() && is_local {
             reply::array_header(out, parts.len());
             for part in parts {
                 if let Part::Answered(bytes) = part {
@@ -342,8 +379,18 @@ impl Session {
                 Ok(place) => now = now.or(place),
             }
         }
-        let watched = watch.as_ref().map(|watch| watch.place);
-        let place = now.or(place.filter(|_| watched.is_none())).or(watched);
+        let at_watch = watch.as_ref().map(|watch| watch.place);
+        let place = now.or(place.filter(|_| at_watch.is_none())).or(at_watch);
+        if let Some(pool) = place.map(|place| usize::from(place.pool))
+            && let Some(group) = self.worker.coordinator.group(pool)
+        {
+            let level = view.topology.config.pools.get(pool).map(|pool| pool.level).unwrap_or_default();
+            let (version, level) = (request.version, request.level.unwrap_or(level));
+            let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+            let coordinator = &self.worker.coordinator;
+            return coordinator
+                .transact_replicated(view, listener, &group, &parts, watched, version, level, &sink, slot, out);
+        }
         let place = place.or_else(|| Coordinator::place_of_none(view, listener));
         let Some(node) = place.and_then(|place| view.node(place)) else {
             reply::no_pool(out);
@@ -385,7 +432,7 @@ fn check(
     match row.handling {
         Handling::Forward | Handling::SameNode | Handling::Split(_) => {
             let place = Coordinator::place_of_all(view, listener, request, out)?;
-            let other = transaction.place.or(transaction.watch.as_ref().map(|watch| watch.place));
+            let other = transaction.node();
             if place.is_some() && other.is_some() && place != other {
                 reply::crossslot(out);
                 return Err(Outcome::Refused);

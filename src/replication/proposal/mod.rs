@@ -24,6 +24,7 @@ use super::lane::{Held, Owned};
 use super::repair::{ALL, UNKNOWN};
 use super::round::{Round, Said, may_have_arrived, sleep};
 use super::shape::Shape;
+use super::transact::Watched;
 use super::wire::{Answer, Words, write_script};
 use super::{Asker, Engine, Group, Members};
 use crate::backend::Backend;
@@ -60,6 +61,17 @@ pub(super) enum Work {
     Update(Words),
     /// One replica runs it, the others get the states.
     Opaque(Words),
+    /// The same with the commands of a transaction.
+    Several(Box<Several>),
+}
+
+/// The commands of a transaction.
+pub(super) struct Several {
+    pub(super) words: Words,
+    /// How the reply to each has to look.
+    pub(super) shapes: Vec<Shape>,
+    /// Keys by their places, and the states in which they have to be.
+    pub(super) watched: Vec<(usize, Watched)>,
 }
 
 /// A write in several rounds.
@@ -263,7 +275,7 @@ impl<B: Backend> Proposal<B> {
     async fn try_anywhere(&mut self, engine: &Engine<B>) -> Option<End> {
         let words = match &self.work {
             Work::Update(words) => words.clone(),
-            Work::Nothing | Work::Opaque(_) => return None,
+            Work::Nothing | Work::Opaque(_) | Work::Several(_) => return None,
         };
         for at in 0..self.members.len() {
             let Some(member) = self.members.get(at) else { continue };
@@ -361,7 +373,7 @@ impl<B: Backend> Proposal<B> {
             }
         }
         match &self.work {
-            Work::Opaque(_) => self.run_opaque(engine, &mut ground, held).await,
+            Work::Opaque(_) | Work::Several(_) => self.run_opaque(engine, &mut ground, held).await,
             Work::Update(_) | Work::Nothing => self.run_update(engine, &mut ground, held).await,
         }
     }
@@ -541,7 +553,7 @@ impl<B: Backend> Proposal<B> {
     async fn run_update(&mut self, engine: &Engine<B>, ground: &mut Ground, held: &mut Option<Held>) -> Option<End> {
         let words = match &self.work {
             Work::Update(words) => Some(words.clone()),
-            Work::Nothing | Work::Opaque(_) => None,
+            Work::Nothing | Work::Opaque(_) | Work::Several(_) => None,
         };
         if let Some(end) = self.run_update_once(engine, ground, held, words.as_ref()).await? {
             return Some(end);
