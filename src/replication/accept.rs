@@ -1,8 +1,5 @@
 //! The second half of a proposal: the work goes to the replicas that hold its base, the state to the others.
 
-use std::future::Future as _;
-use std::task::Poll;
-
 use smallvec::SmallVec;
 
 use super::Engine;
@@ -405,7 +402,7 @@ impl<B: Backend> Proposal<B> {
                 let written: SmallVec<[usize; 4]> =
                     (0..keys).filter(|key| self.keys.get(*key).is_some_and(|key| key.written)).collect();
                 let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
-                let done = self.put_all(engine, &written, &states, &others).await;
+                let done = self.put_all(engine, &written, &states, &others, 1).await;
                 if done && ground.generation == self.group.generation.get() {
                     if let Some(held) = held.as_ref() {
                         held.set_owned(None);
@@ -446,26 +443,6 @@ impl<B: Backend> Proposal<B> {
             self.level(engine, ground, *key, None).await?;
         }
         open.is_empty().then_some(())
-    }
-
-    /// Brings the states of several keys to others, all at the same time; whether enough hold each of them.
-    async fn put_all(&self, engine: &Engine<B>, keys: &[usize], states: &[State], to: &[usize]) -> bool {
-        let put = |key: usize, state| async move { 1 + self.put(engine, key, state, to).await >= self.needed };
-        let mut puts: SmallVec<[_; 2]> =
-            keys.iter().zip(states).map(|(key, state)| Box::pin(put(*key, state))).collect();
-        let mut done: SmallVec<[Option<bool>; 2]> = smallvec::smallvec![None; puts.len()];
-        std::future::poll_fn(|context| {
-            for (put, done) in puts.iter_mut().zip(&mut done) {
-                if done.is_none()
-                    && let Poll::Ready(enough) = put.as_mut().poll(context)
-                {
-                    *done = Some(enough);
-                }
-            }
-            if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        done.iter().all(|enough| *enough == Some(true))
     }
 
     /// What a try in this term was based on.

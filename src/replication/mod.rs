@@ -23,6 +23,7 @@ mod repair;
 mod round;
 mod shape;
 mod slow_read;
+mod together;
 mod transact;
 mod wire;
 mod write;

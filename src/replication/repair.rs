@@ -16,9 +16,9 @@ use super::accept::{Put, State};
 use super::lane::lane_of;
 use super::proposal::{End, Key, Proposal};
 use super::round::{Round, Said, sleep};
-use super::wire::{Answer, Cursor, Seen, write_number, write_probe, write_script};
+use super::wire::{Answer, Call, Cursor, Seen, write_number, write_probe, write_script};
 use super::{Engine, Group, Member, Members};
-use crate::backend::Backend;
+use crate::backend::{Backend, Failure};
 use crate::clock::Moment;
 use crate::protocol::resp::{Version, write_bulk};
 use crate::version::{Ballot, FENCE_KEY, Record, Script};
@@ -414,19 +414,11 @@ impl<B: Backend> Engine<B> {
         mode: &[u8],
         to: &[usize],
     ) -> Put {
+        let parcel = Parcel { key, record, state };
         let write = |part: usize, call, out: &mut Vec<u8>| {
-            let Some(member) = members.get(part) else { return };
-            write_script(out, Script::State, call, 3, 7);
-            write_bulk(out, key);
-            write_bulk(out, record);
-            write_bulk(out, FENCE_KEY);
-            write_bulk(out, member.fence().as_bytes());
-            write_bulk(out, &state.record);
-            write_bulk(out, &state.payload);
-            write_bulk(out, &state.expires_at);
-            write_bulk(out, mode);
-            write_number(out, group.record_grace_ms);
-            write_number(out, group.tombstone_ms);
+            if let Some(member) = members.get(part) {
+                parcel.write(group, member, call, mode, out);
+            }
         };
         let mut put = Put::default();
         let round = Round::new(self, members, Version::Resp2, 0, &write);
@@ -436,35 +428,47 @@ impl<B: Backend> Engine<B> {
             }
         }
         while let Some((at, said)) = round.next().await {
-            let votes = members.get(at).is_some_and(|member| member.votes());
-            match said.as_deref().map(Answer::parse) {
-                Ok(Answer::Accepted) => {
-                    put.taken.push(at);
-                    put.held += usize::from(votes);
-                }
-                Ok(Answer::Overtaken) => put.taken.push(at),
-                Ok(Answer::Refused(records)) => {
-                    put.promised = true;
-                    "other writers are at work on the key".clone_into(&mut put.trouble);
-                    for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
-                        self.saw(&record);
-                    }
-                }
-                Ok(Answer::Error(text)) => {
-                    let label = members.get(at).map(|member| self.backend.label(&member.node));
-                    let text = String::from_utf8_lossy(text).into_owned();
-                    put.trouble = format!("{}: {text}", label.as_deref().unwrap_or_default());
-                    put.refused.push((at, text));
-                }
-                Ok(other) => put.trouble = self.other_answer(group, members, at, &other),
-                Err(failure) => put.trouble = format!("{}: {}", failure.node, failure.cause),
-            }
+            self.hear_put(group, members, &mut put, at, said.as_deref().map(Answer::parse));
         }
         put
     }
 
+    /// What a member said to a state.
+    pub(super) fn hear_put(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        put: &mut Put,
+        at: usize,
+        said: Result<Answer<'_>, &Failure>,
+    ) {
+        let votes = members.get(at).is_some_and(|member| member.votes());
+        match said {
+            Ok(Answer::Accepted) => {
+                put.taken.push(at);
+                put.held += usize::from(votes);
+            }
+            Ok(Answer::Overtaken) => put.taken.push(at),
+            Ok(Answer::Refused(records)) => {
+                put.promised = true;
+                "other writers are at work on the key".clone_into(&mut put.trouble);
+                for record in records.iter().filter_map(|record| Record::decode(record).ok()) {
+                    self.saw(&record);
+                }
+            }
+            Ok(Answer::Error(text)) => {
+                let label = members.get(at).map(|member| self.backend.label(&member.node));
+                let text = String::from_utf8_lossy(text).into_owned();
+                put.trouble = format!("{}: {text}", label.as_deref().unwrap_or_default());
+                put.refused.push((at, text));
+            }
+            Ok(other) => put.trouble = self.other_answer(group, members, at, &other),
+            Err(failure) => put.trouble = format!("{}: {}", failure.node, failure.cause),
+        }
+    }
+
     /// Counts and logs what members refused, and leaves to the background what they did not take.
-    fn conclude(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8], put: &Put, to: &[usize]) {
+    pub(super) fn conclude(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8], put: &Put, to: &[usize]) {
         for (at, text) in &put.refused {
             group.cells.transfers_refused.increment();
             if let Some(member) = members.get(*at) {
@@ -499,6 +503,37 @@ impl<B: Backend> Engine<B> {
             }
         };
         tracing::warn!(%pool, %node, %text, not_logged, "a state could not be transferred");
+    }
+}
+
+/// The state of one key on its way.
+pub(super) struct Parcel<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) record: &'a [u8],
+    pub(super) state: &'a State,
+}
+
+impl Parcel<'_> {
+    /// Appends the call of the script that takes it.
+    pub(super) fn write<B: Backend>(
+        &self,
+        group: &Group<B>,
+        member: &Member<B>,
+        call: Call,
+        mode: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        write_script(out, Script::State, call, 3, 7);
+        write_bulk(out, self.key);
+        write_bulk(out, self.record);
+        write_bulk(out, FENCE_KEY);
+        write_bulk(out, member.fence().as_bytes());
+        write_bulk(out, &self.state.record);
+        write_bulk(out, &self.state.payload);
+        write_bulk(out, &self.state.expires_at);
+        write_bulk(out, mode);
+        write_number(out, group.record_grace_ms);
+        write_number(out, group.tombstone_ms);
     }
 }
 

@@ -155,10 +155,21 @@ impl<'w, B: Backend> Round<'w, B> {
         loop {
             let (index, said) = Arrival(&self.mailbox).await?;
             match &said {
-                Ok(reply) if reply.starts_with(b"-NOSCRIPT") => self.send(index, Call::Text),
+                Ok(reply) if lacks_script(reply) => self.send(index, Call::Text),
                 _ => return Some((index, said)),
             }
         }
+    }
+}
+
+/// Whether a store has forgotten a script, also one within a transaction.
+fn lacks_script(reply: &[u8]) -> bool {
+    const NOSCRIPT: &[u8] = b"-NOSCRIPT";
+    let within = || reply.iter().position(|byte| *byte == b'\n').and_then(|at| reply.get(at + 1..));
+    match reply.first() {
+        Some(b'-') => reply.starts_with(NOSCRIPT),
+        Some(b'*') => within().is_some_and(|first| first.starts_with(NOSCRIPT)),
+        _ => false,
     }
 }
 

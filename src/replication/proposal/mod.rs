@@ -536,9 +536,13 @@ impl<B: Backend> Proposal<B> {
         held: &mut Option<Held>,
     ) -> Option<End> {
         let trusted = self.tries.get(tried).and_then(|tried| tried.trusted);
-        for key in 0..self.keys.len() {
-            if self.keys.get(key).is_some_and(|key| key.written) {
-                self.level(engine, ground, key, trusted).await?;
+        if let Some(source) = self.holder_of_all(ground) {
+            self.level_all(engine, ground, source).await?;
+        } else {
+            for key in 0..self.keys.len() {
+                if self.keys.get(key).is_some_and(|key| key.written) {
+                    self.level(engine, ground, key, trusted).await?;
+                }
             }
         }
         self.remember(engine, ground, held);
