@@ -124,6 +124,7 @@ impl Server {
             loads: (0..workers).map(|_| Arc::default()).collect(),
             topology: Arc::new(ArcSwap::from_pointee(topology)),
             next_client: AtomicU64::new(1),
+            sources: Arc::default(),
             started: SystemTime::now(),
         });
         let mut ended = Vec::new();

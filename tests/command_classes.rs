@@ -11,7 +11,7 @@ mod real_server;
 
 use quoit::command::replicate::{Blind, Form, KeyRoles, classify, key_roles, null_is_array, script_resp};
 use quoit::command::reply::Resp;
-use quoit::command::{Replication, Row, absolute, all, lookup, resolve};
+use quoit::command::{Handling, Replication, Row, absolute, all, lookup, resolve};
 use real_server::{Client, Reply, Server, Words};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -310,8 +310,10 @@ fn classes_hold_on_valkey() {
 fn every_verb_that_writes_keys_by_itself_has_a_shape() {
     fn walk(row: &'static Row, missing: &mut Vec<&'static str>) {
         let spoken = row.name.replace('|', " ").to_uppercase() + " ";
+        // What a program writes is not said by its verb; in a pool with several copies only those that write nothing run.
+        let is_left_out = matches!(row.handling, Handling::Later(_) | Handling::Run(_));
         let is_data = matches!(row.replication, Replication::Blind | Replication::Update)
-            || row.replication == Replication::Opaque && !matches!(row.handling, quoit::command::Handling::Later(_));
+            || row.replication == Replication::Opaque && !is_left_out;
         if is_data && !shapes().any(|shape| shape.starts_with(&spoken)) {
             missing.push(row.name);
         }

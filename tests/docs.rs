@@ -514,6 +514,7 @@ fn commands_page() -> String {
     let is_disabled = |row: &Row| row.handling == Handling::Local(command::LocalVerb::ClusterDisabled);
     let is_http = |row: &Row| row.handling == Handling::Local(command::LocalVerb::HttpRequest);
     let is_transaction = |row: &Row| matches!(row.handling, Handling::Transaction(_));
+    let is_program = |row: &Row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_));
     let is_keyspace = |row: &Row| matches!(row.handling, Handling::Keyspace(_));
     format!(
         "# Commands\n\n\
@@ -535,6 +536,8 @@ fn commands_page() -> String {
          {}. Every node is asked; see [all keys](all-keys.md).\n\n\
          ## Transactions\n\n\
          {}. All keys must be on one node; see [transactions](transactions.md).\n\n\
+         ## Scripts and functions\n\n\
+         {}. Run on the node of their keys, kept on every node; see [scripting](scripting.md).\n\n\
          ## Answered by quoit\n\n{}\n\
          `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
          [replication](replication.md#looking-at-it).\n\n\
@@ -555,6 +558,7 @@ fn commands_page() -> String {
         split(SplitRule::SumIntegers),
         rows.iter().filter(|row| is_keyspace(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_transaction(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
+        rows.iter().filter(|row| is_program(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         by_group(&rows, |row| matches!(row.handling, Handling::Local(_)) && !is_disabled(row) && !is_http(row)),
         rows.iter().filter(|row| is_disabled(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_http(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),

@@ -50,6 +50,10 @@ def explicit_decisions(decisions, names):
         decide(verb, f"Handling::Keyspace(KeyspaceVerb::{rule})")
     for verb, name in decisions["transaction"].items():
         decide(verb, f"Handling::Transaction(TransactionVerb::{name})")
+    for verb, program in decisions["run"].items():
+        decide(verb, f"Handling::Run(Program::{program})")
+    for verb, rule in decisions["programs"].items():
+        decide(verb, f"Handling::Programs(ProgramsVerb::{rule})")
     for verb, local in decisions["local"].items():
         decide(verb, f"Handling::Local(LocalVerb::{local})")
     for section, variant in (("later", "Later"), ("refused", "Refused")):
@@ -300,7 +304,10 @@ HEADER = """\
 //! those of Redis up to 7.0 and of Valkey (BSD licence).
 
 use super::keys::{{Begin, Find, KeySpec, KeySpecs}};
-use super::row::{{About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Replication, Row, SplitRule, TransactionVerb, VerbClass}};
+use super::row::{{
+    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Program, ProgramsVerb, Replication, Row, SplitRule,
+    TransactionVerb, VerbClass,
+}};
 use super::variant::{{Condition, Variant}};
 
 /// Gives every name of `ROWS` a slot of its own in `lookup`.

@@ -146,6 +146,12 @@ pub trait ReplySink {
     /// any sink sends, this one among them.
     fn origin(&self) -> usize;
 
+    /// Asks that nothing which the client sends later leaves before this request is answered. Whether it is so: not if
+    /// something has left already. A request that may have to be sent once more can be then, and overtakes nothing.
+    fn hold(&self, _tag: Tag) -> bool {
+        false
+    }
+
     /// The reply to a paused request has stood still for too long, and replies to others wait behind it: the sink has to
     /// take it now, or give it up. Told while any sink sends, this one among them.
     fn make_way(&self);

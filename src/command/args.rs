@@ -31,6 +31,11 @@ impl<'a> Args<'a> {
         self.frame.get(start as usize..end as usize)
     }
 
+    /// Where the arguments lie.
+    pub fn bounds(&self) -> &'a [(u32, u32)] {
+        self.bounds
+    }
+
     /// Every argument in order, the verb first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + ExactSizeIterator + use<'a> {
         let frame = self.frame;

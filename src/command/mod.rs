@@ -37,6 +37,7 @@ pub use glob::{glob, glob_exact};
 pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, keys};
 pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};
 pub use row::{
-    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Replication, Row, SplitRule, TransactionVerb, VerbClass,
+    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Program, ProgramsVerb, Replication, Row, SplitRule,
+    TransactionVerb, VerbClass,
 };
 pub use variant::{Condition, Variant};

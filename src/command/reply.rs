@@ -141,6 +141,17 @@ pub fn wrong_arity(out: &mut Vec<u8>, row: &Row) {
     error_bytes(out, &[b"ERR wrong number of arguments for '", row.name.as_bytes(), b"' command"]);
 }
 
+/// A script that may write, in a pool that keeps several copies.
+pub fn writing_program(out: &mut Vec<u8>, row: &Row) {
+    error_line(
+        out,
+        format_args!(
+            "ERR '{verb}' is not supported by quoit yet in a pool with several copies, where its keys are; {verb}_RO is",
+            verb = spoken(row)
+        ),
+    );
+}
+
 /// Keys that must share a node do not; the text of Redis Cluster.
 pub fn crossslot(out: &mut Vec<u8>) {
     error(out, "CROSSSLOT Keys in request don't hash to the same slot");
@@ -244,8 +255,8 @@ pub fn keyspace_timeout(out: &mut Vec<u8>, verb: &str, limit_ms: u128) {
     );
 }
 
-/// A flush that did not reach everything. It may be repeated.
-pub fn flush_incomplete(out: &mut Vec<u8>, verb: &str, why: &str) {
+/// What every node has to do, and some did not. It may be repeated.
+pub fn incomplete(out: &mut Vec<u8>, verb: &str, why: &str) {
     error_line(out, format_args!("ERR {verb} is not complete, repeat it: {why}"));
 }
 

@@ -54,6 +54,8 @@ impl Row {
             | Handling::Split(_)
             | Handling::Keyspace(_)
             | Handling::Transaction(_)
+            | Handling::Run(_)
+            | Handling::Programs(_)
             | Handling::Local(_) => true,
             Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
@@ -115,6 +117,10 @@ pub enum Handling {
     Keyspace(KeyspaceVerb),
     /// Begins, ends or guards a transaction.
     Transaction(TransactionVerb),
+    /// Runs a script or function: on the node of its keys, wherever that is if it has none.
+    Run(Program),
+    /// About scripts and functions themselves: told to every node.
+    Programs(ProgramsVerb),
     /// Answered by quoit itself.
     Local(LocalVerb),
     /// Not served yet, for this reason.
@@ -196,6 +202,40 @@ pub enum TransactionVerb {
     Multi,
     Unwatch,
     Watch,
+}
+
+/// How a request names what it runs, by its second word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// By its text: `EVAL`.
+    Text,
+    /// By the SHA1 digest of its text: `EVALSHA`.
+    Digest,
+    /// By the name of a function: `FCALL`.
+    Function,
+}
+
+/// The verbs about scripts and functions, by how the answers of all nodes become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramsVerb {
+    /// Each node does it, and that is the answer if all give the same: `FUNCTION FLUSH`, `LOAD`, `RESTORE`.
+    Change,
+    /// The same; a node that has no such library has done it.
+    FunctionDelete,
+    /// As `Change`; quoit remembers the text.
+    ScriptLoad,
+    /// As `Change`; quoit forgets what it remembers.
+    ScriptFlush,
+    /// Whether all have it.
+    ScriptExists,
+    /// The first that has it.
+    ScriptShow,
+    /// Past whatever runs: `SCRIPT KILL`, `FUNCTION KILL`.
+    Kill,
+    /// Past whatever runs, and of the node where something does.
+    FunctionStats,
+    /// One node answers for all: `FUNCTION DUMP`, `LIST`.
+    AskOne,
 }
 
 /// The verbs quoit answers itself.

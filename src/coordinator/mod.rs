@@ -10,13 +10,16 @@
 //! - Each request is answered exactly once, by the sink or by [`Verdict::Answered`].
 
 mod fragment;
+mod gather;
 mod keyspace;
 mod merge;
+mod programs;
 mod replicated;
 mod transaction;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -31,9 +34,11 @@ use crate::replication::{Engine, Group, Taken};
 use crate::topology::{Place, View};
 
 pub use keyspace::Client;
+pub use programs::Sources;
 pub use transaction::{Part, Way};
 
 use merge::Pool as MergePool;
+use programs::Programs;
 use replicated::Groups;
 
 /// A request whose row is known.
@@ -66,6 +71,7 @@ pub struct Coordinator {
     merges: Rc<MergePool>,
     engine: Rc<Engine<Stores>>,
     groups: Groups,
+    programs: Programs,
     /// Whether any pool has several replicas.
     replicates: Cell<bool>,
     /// Whether this worker looks after the stores for all.
@@ -100,13 +106,15 @@ impl Target<'_> {
 }
 
 impl Coordinator {
-    /// The coordinator of a worker. One worker of a process `leads`: it begins pools and rebuilds their stores.
-    pub fn new(context: &Rc<Context>, leads: bool) -> Self {
+    /// The coordinator of a worker. One worker of a process `leads`: it begins pools and rebuilds their stores. All share
+    /// the `sources` of scripts.
+    pub fn new(context: &Rc<Context>, leads: bool, sources: &Arc<Sources>) -> Self {
         Self {
             context: Rc::clone(context),
             merges: Rc::default(),
             engine: Engine::new(Stores::new(Rc::clone(context)), fastrand::u64(..)),
             groups: Groups::default(),
+            programs: Programs::new(Arc::clone(sources)),
             replicates: Cell::new(false),
             leads,
         }
@@ -267,7 +275,7 @@ impl Coordinator {
             let sent = node.send_with(fragment.bytes_about(request), &mut write, request.version, &part_sink, tag);
             if let Err(cause) = sent {
                 // The other fragments go on: a part that fails fails alone (FAILURES F5).
-                let failure = Failure { node: std::sync::Arc::clone(&node.options().label), cause };
+                let failure = Failure { node: Arc::clone(&node.options().label), cause };
                 merge.part_failed(part, &failure);
             }
         }
@@ -338,7 +346,7 @@ fn verdict(node: &Node, sent: Result<(), Cause>, out: &mut Vec<u8>) -> Verdict {
 
 /// Appends the error of a request that a node cannot take.
 fn refuse(node: &Node, cause: Cause, out: &mut Vec<u8>) -> Outcome {
-    let failure = Failure { node: std::sync::Arc::clone(&node.options().label), cause };
+    let failure = Failure { node: Arc::clone(&node.options().label), cause };
     write_failure(&failure, out)
 }
 

@@ -136,14 +136,14 @@ fn settings_of(view: &View, index: usize, pool: &Pool, fingerprint: u64) -> Sett
 }
 
 /// Where the keys of a request live.
-struct Place {
-    pool: usize,
+pub(super) struct Place {
+    pub(super) pool: usize,
     level: Option<Level>,
     rewritten: bool,
 }
 
 impl Coordinator {
-    fn place_of(target: &Target<'_>, key: &[u8]) -> Place {
+    pub(super) fn place_of(target: &Target<'_>, key: &[u8]) -> Place {
         match target.listener.route(key) {
             Some(route) => Place { pool: route.pool, level: route.level, rewritten: route.rewrite != Rewrite::Keep },
             None => Place { pool: target.listener.pool, level: None, rewritten: false },

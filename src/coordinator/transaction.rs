@@ -78,13 +78,9 @@ impl Coordinator {
         Ok(found)
     }
 
-    /// The node that runs commands without keys.
+    /// The node that runs commands without keys: every proxy chooses the same, as scripts may have something there.
     pub fn place_of_none(view: &View, listener: &Listener) -> Option<Place> {
-        let pool = u16::try_from(listener.pool).ok()?;
-        let nodes = view.nodes_in(listener.pool);
-        let available = nodes.iter().position(|node| node.is_available()).unwrap_or(0);
-        nodes.get(available)?;
-        Some(Place { pool, node: u16::try_from(available).ok()? })
+        Some(view.owner(listener.pool, b"")?.0)
     }
 
     /// Whether a request may be part of a transaction over keys with several replicas. `anchor` is a key of the transaction,
@@ -229,6 +225,7 @@ impl Coordinator {
     /// Sends a transaction.
     #[expect(clippy::too_many_arguments, reason = "a transaction, where it goes and who hears of it")]
     pub fn transact(
+        &self,
         view: &View,
         listener: &Listener,
         way: Way<'_>,
@@ -239,8 +236,12 @@ impl Coordinator {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let mut frames = Vec::new();
+        let node = match &way {
+            Way::Shared(node) => node,
+            Way::Watching(exclusive) => exclusive.node(),
+        };
+        let (mut count, mut own) = (2 + self.load_before(node, &parts, &mut frames), Vec::new());
         write_request(&mut frames, [b"MULTI".as_slice()].into_iter());
-        let (mut count, mut own) = (2_u32, Vec::new());
         for (at, part) in parts.into_iter().enumerate() {
             match part {
                 Part::Store(request) => {
@@ -270,6 +271,8 @@ impl Coordinator {
         };
         if sent.is_ok() {
             *exec.exclusive.borrow_mut() = exclusive;
+        } else {
+            node.forget_programs(); // What was to be loaded before it was not.
         }
         super::verdict(&node, sent, out)
     }

@@ -33,6 +33,8 @@ mod reload;
 #[cfg(test)]
 mod replication;
 #[cfg(test)]
+mod scripting;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod transactions;

@@ -67,7 +67,7 @@ pub(super) async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-async fn connect(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Result<Stream> {
+pub(super) async fn connect(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Result<Stream> {
     match address {
         Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
         Address::Tcp { host, .. } => {
@@ -102,28 +102,13 @@ async fn greet(
     scripts: &[Arc<str>],
     version: Version,
 ) -> Result<(), Refusal> {
-    let mut hello: Vec<&[u8]> = Vec::new();
     let mut names = Vec::new();
     let mut out = Vec::new();
+    names.extend(write_sign_in(credentials, version, &mut out));
     let mut send = |name: &'static str, args: &[&[u8]]| {
         names.push(name);
         write_request(&mut out, args.iter().copied());
     };
-    match (version, credentials) {
-        (Version::Resp3, Some(Credentials { username, password })) => {
-            let user = username.as_deref().unwrap_or("default");
-            hello.extend([b"HELLO".as_slice(), b"3", b"AUTH", user.as_bytes(), password.as_bytes()]);
-            send("HELLO", &hello);
-        }
-        (Version::Resp3, None) => send("HELLO", &[b"HELLO", b"3"]),
-        (Version::Resp2, Some(Credentials { username: Some(user), password })) => {
-            send("AUTH", &[b"AUTH", user.as_bytes(), password.as_bytes()]);
-        }
-        (Version::Resp2, Some(Credentials { username: None, password })) => {
-            send("AUTH", &[b"AUTH", password.as_bytes()]);
-        }
-        (Version::Resp2, None) => {}
-    }
     send("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", b"quoit"]);
     for script in scripts {
         send(SCRIPT_LOAD, &[b"SCRIPT", b"LOAD", script.as_bytes()]);
@@ -146,9 +131,35 @@ async fn greet(
     Ok(())
 }
 
+/// Appends what authenticates and chooses the protocol; what it is called, if there is any need for it.
+pub(super) fn write_sign_in(
+    credentials: Option<&Credentials>,
+    version: Version,
+    out: &mut Vec<u8>,
+) -> Option<&'static str> {
+    let mut words: Vec<&[u8]> = match version {
+        Version::Resp3 => vec![b"HELLO", b"3"],
+        Version::Resp2 => Vec::new(),
+    };
+    if let Some(Credentials { username, password }) = credentials {
+        words.push(b"AUTH");
+        match (version, username) {
+            (_, Some(user)) => words.push(user.as_bytes()),
+            (Version::Resp3, None) => words.push(b"default"),
+            (Version::Resp2, None) => {}
+        }
+        words.push(password.as_bytes());
+    }
+    if words.is_empty() {
+        return None;
+    }
+    write_request(out, words.iter().copied());
+    Some(if version == Version::Resp3 { "HELLO" } else { "AUTH" })
+}
+
 const SCRIPT_LOAD: &str = "SCRIPT LOAD";
 
-async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+pub(super) async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
     match stream {
         Stream::Tcp(stream) => stream.write_all(bytes).await,
         Stream::Unix(stream) => stream.write_all(bytes).await,
@@ -158,7 +169,7 @@ async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
 /// Most bytes that the replies to a greeting may have.
 const GREETING_BYTES_MAX: usize = 64 * 1024;
 
-async fn read_replies(stream: &mut Stream, count: usize) -> Result<Vec<Vec<u8>>, Refusal> {
+pub(super) async fn read_replies(stream: &mut Stream, count: usize) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut buffer = Vec::with_capacity(1024);
     loop {
         let got = match stream {

@@ -10,12 +10,14 @@
 //! - A node that is down answers at once, and is asked again by one probe at a time, at growing, jittered distances
 //!   (F6, F8). Its keys stay its own (F1).
 
+mod aside;
 mod breaker;
 mod connection;
 mod exclusive;
 mod handshake;
 mod lease;
 mod node;
+mod programs;
 
 pub use breaker::BreakerOptions;
 pub use exclusive::Exclusive;

@@ -15,6 +15,7 @@ use super::connection::{Connection, Role};
 use super::exclusive::Exclusive;
 use super::handshake::{self, Credentials, Refusal};
 use super::lease::Lease;
+use super::programs::Programs;
 use crate::backend::{Cause, Context, ReplySink, Stream, Tag};
 use crate::config::Address;
 use crate::metrics::{ConnectResult, FailureKind, NodeCells};
@@ -76,7 +77,8 @@ pub struct Node {
     pub(super) cells: Arc<NodeCells>,
     lanes: [RefCell<Lane>; 2],
     breaker: RefCell<Breaker>,
-    last_good: Cell<Vec<SocketAddr>>,
+    pub(super) last_good: Cell<Vec<SocketAddr>>,
+    pub(super) programs: Programs,
     sweep: Notify,
     sweeping: Cell<bool>,
     left: CancellationToken,
@@ -92,6 +94,7 @@ impl Node {
             cells,
             lanes: Default::default(),
             last_good: Cell::default(),
+            programs: Programs::default(),
             sweep: Notify::new(),
             sweeping: Cell::new(false),
             left: CancellationToken::new(),
@@ -430,6 +433,7 @@ impl Node {
     }
 
     fn forget(&self, connection: &Rc<Connection>) {
+        self.programs.clear(); // The store may have been restarted.
         let mut lane = self.lane(connection.version).borrow_mut();
         if lane.current.as_ref().is_some_and(|current| Rc::ptr_eq(current, connection)) {
             lane.current = None;

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::cursor::Position;
-use super::gather::{Gather, Miss};
 use super::walk::{FENCE_PAUSE, Wanted};
 use super::{End, Job, PAGE_COUNT, Trouble};
 use crate::backend::redis::Node;
 use crate::command::reply;
+use crate::coordinator::gather::{Gather, Miss};
 use crate::protocol::resp::write_request;
 
 impl Job {
@@ -108,6 +108,6 @@ impl Job {
 
 fn incomplete(verb: &str, why: &str) -> End {
     let mut out = Vec::new();
-    reply::flush_incomplete(&mut out, verb, why);
+    reply::incomplete(&mut out, verb, why);
     End::Reply(out)
 }

@@ -14,14 +14,14 @@
 
 mod cursor;
 mod flush;
-mod gather;
-mod names;
+pub(super) mod names;
 mod survey;
 mod walk;
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::gather::{Gather, ask};
 use super::{Coordinator, Request, Verdict, write_failure};
 use crate::backend::{Cause, Context, Failure, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
@@ -33,7 +33,6 @@ use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::topology::View;
 
 use cursor::Position;
-use gather::{Gather, ask};
 use names::Names;
 use walk::{Page, Trouble, Walk, Wanted};
 

@@ -13,7 +13,7 @@ pub(super) struct Names<'l> {
 }
 
 /// The pools that the clients of a listener can reach, each once.
-pub(super) fn pools_of(listener: &Listener) -> Vec<usize> {
+pub(in crate::coordinator) fn pools_of(listener: &Listener) -> Vec<usize> {
     let mut pools: Vec<usize> =
         std::iter::once(listener.pool).chain(listener.routes.iter().map(|route| route.pool)).collect();
     pools.sort_unstable();

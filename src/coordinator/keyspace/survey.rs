@@ -6,10 +6,10 @@ use smallvec::SmallVec;
 
 use super::End;
 use super::cursor::{Away, Position};
-use super::gather::Gather;
 use super::walk::{Homes, Stop, Trouble, Walk, Wanted};
 use crate::backend::{ReplySink, Stores, Tag};
 use crate::command::{Args, KeyIndexes, Row, lookup};
+use crate::coordinator::gather::Gather;
 use crate::coordinator::replicated::Own;
 use crate::protocol::resp::{Version, write_bulk, write_header};
 use crate::quorum::Level;

@@ -25,11 +25,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::cursor::{Away, Layout, Position, layout_bits, run_bits};
-use super::gather::{Miss, ask};
 use super::names::{Names, pools_of};
 use crate::backend::redis::Node;
 use crate::backend::{Cause, Failure, Stores};
 use crate::config::{Listener, Rewrite};
+use crate::coordinator::gather::{Miss, ask};
 use crate::protocol::resp::{write_bulk, write_request};
 use crate::quorum::Level;
 use crate::replication::{Cursor, Engine, Group};

@@ -9,6 +9,7 @@ mod local;
 mod output;
 mod quoit;
 mod requests;
+mod scripting;
 mod session;
 mod transaction;
 mod worker;

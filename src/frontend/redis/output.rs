@@ -73,6 +73,11 @@ impl Output {
         number
     }
 
+    /// Whether no slot was opened after this one.
+    pub(super) fn is_newest(&self, number: u32) -> bool {
+        number.wrapping_sub(self.first) as usize + 1 == self.slots.len()
+    }
+
     /// Whether nothing is due and nothing waits to be written.
     pub(super) fn is_idle(&self) -> bool {
         self.slots.is_empty() && self.pending_bytes() == 0

@@ -70,6 +70,14 @@ impl Session {
                 let request = Request { frame, args, row, version, level };
                 return self.handle_keyspace(view, listener, verb, &request);
             }
+            Handling::Run(program) => {
+                let request = Request { frame, args, row, version, level };
+                self.handle_run(view, listener, program, &request);
+            }
+            Handling::Programs(verb) => {
+                let request = Request { frame, args, row, version, level };
+                return self.handle_programs(view, listener, verb, &request);
+            }
             Handling::Transaction(verb) => {
                 let request = Request { frame, args, row, version, level };
                 return self.handle_transaction(view, listener, verb, &request);
@@ -90,13 +98,8 @@ impl Session {
         verb: KeyspaceVerb,
         request: &Request<'_>,
     ) -> Handled {
-        {
-            let mut inner = self.inner.borrow_mut();
-            if !inner.output.slots.is_empty() {
-                inner.obstacle = Obstacle::Due;
-                return Handled::NotYet;
-            }
-            inner.alone = true;
+        if !self.takes_its_turn() {
+            return Handled::NotYet;
         }
         let slot = self.open_slot(class_of(request.row));
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
@@ -311,6 +314,13 @@ impl ReplySink for Session {
 
     fn origin(&self) -> usize {
         std::ptr::from_ref(self).addr()
+    }
+
+    fn hold(&self, tag: Tag) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let holds = inner.output.is_newest(tag.slot) && !inner.broken;
+        inner.alone |= holds;
+        holds
     }
 
     fn make_way(&self) {

@@ -79,7 +79,8 @@ pub(super) struct Inner {
     pub(super) closing: bool,
     /// The client will send nothing more.
     ended: bool,
-    /// A command about all keys is under way: what comes after it waits until it is answered.
+    /// What comes after the newest request waits until it is answered: it is about all keys or all nodes, or may have to
+    /// be sent once more.
     pub(super) alone: bool,
     /// Others wait behind what this client does not read: it is held here, up to the listener's bound.
     pub(super) spilling: bool,

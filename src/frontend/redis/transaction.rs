@@ -182,7 +182,7 @@ impl Session {
     }
 
     /// Whether all that came before is answered; what comes after waits until this is.
-    fn takes_its_turn(&self) -> bool {
+    pub(super) fn takes_its_turn(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
         if inner.output.slots.is_empty() {
             inner.alone = true;
@@ -407,7 +407,7 @@ impl Session {
             }
         };
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
-        Coordinator::transact(view, listener, way, parts, request.version, &sink, slot, out)
+        self.worker.coordinator.transact(view, listener, way, parts, request.version, &sink, slot, out)
     }
 }
 
@@ -430,7 +430,7 @@ fn check(
         return Err(Outcome::Refused);
     }
     match row.handling {
-        Handling::Forward | Handling::SameNode | Handling::Split(_) => {
+        Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Run(_) => {
             let place = Coordinator::place_of_all(view, listener, request, out)?;
             let other = transaction.node();
             if place.is_some() && other.is_some() && place != other {
@@ -441,7 +441,7 @@ fn check(
         }
         Handling::Transaction(_) => Ok(None),
         Handling::Local(verb) if answers_at_once(verb) => Ok(None),
-        Handling::Local(_) | Handling::Keyspace(_) => {
+        Handling::Local(_) | Handling::Keyspace(_) | Handling::Programs(_) => {
             reply::not_in_transaction(out, row);
             Err(Outcome::Refused)
         }

@@ -16,7 +16,7 @@ use super::output::Slot;
 use super::session::Session;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Sources};
 use crate::metrics::{ListenerCells, Metrics, WorkerCells};
 use crate::protocol::resp::RequestScan;
 use crate::topology::{Topology, View};
@@ -59,6 +59,8 @@ pub struct Fleet {
     pub topology: Arc<ArcSwap<Topology>>,
     /// The number of the next client.
     pub next_client: AtomicU64,
+    /// The texts of scripts that clients have sent.
+    pub sources: Arc<Sources>,
     /// When the process started.
     pub started: SystemTime,
 }
@@ -66,7 +68,7 @@ pub struct Fleet {
 /// One worker.
 pub struct Worker {
     pub(super) context: Rc<Context>,
-    pub(super) coordinator: Coordinator,
+    pub(super) coordinator: Rc<Coordinator>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) sessions: RefCell<HashMap<u64, Rc<Session>>>,
     listeners: Vec<Arc<ListenerCells>>,
@@ -103,7 +105,7 @@ impl Worker {
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
         }));
         let view = Rc::new(View::build(topology, None, &context, metrics));
-        let coordinator = Coordinator::new(&context, index == 0);
+        let coordinator = Rc::new(Coordinator::new(&context, index == 0, &fleet.sources));
         coordinator.refresh(&view, metrics);
         Rc::new(Self {
             coordinator,

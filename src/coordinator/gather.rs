@@ -64,6 +64,11 @@ impl Gather {
         self.settle(tag, reply, None);
     }
 
+    /// There will be no answer.
+    pub(super) fn fail(&self, tag: Tag, failure: Failure) {
+        self.settle(tag, &[], Some(failure));
+    }
+
     /// Asks a store; `replies` are those to one transaction, of which the last is the answer.
     pub(super) fn ask(self: &Rc<Self>, node: &Rc<Node>, replies: u32, write: &mut dyn FnMut(&mut Vec<u8>)) {
         let tag = self.expect();
