@@ -22,6 +22,17 @@ const { Redis } = require("ioredis");
   numbers.forEach((number) => pipeline.set(`io:q:${number}`, number).get(`io:q:${number}`));
   const results = await pipeline.exec();
   numbers.forEach((number) => assert.deepStrictEqual(results[2 * number + 1], [null, String(number)]));
+  // EVALSHA first, EVAL where that is not known; in a pipeline it is loaded before.
+  client.defineCommand("append", { numberOfKeys: 1, lua: "return redis.call('APPEND', KEYS[1], ARGV[1])" });
+  await client.del(...numbers.map((number) => `io:s:${number}`));
+  for (const length of [1, 2]) {
+    const lengths = await Promise.all(numbers.map((number) => client.append(`io:s:${number}`, "x")));
+    assert.deepStrictEqual(lengths, numbers.map(() => length));
+  }
+  await client.script("FLUSH");
+  const scripts = client.pipeline();
+  numbers.forEach((number) => scripts.append(`io:s:${number}`, "y"));
+  assert.deepStrictEqual(await scripts.exec(), numbers.map(() => [null, 3]));
   await assert.rejects(client.call("NOSUCHCOMMAND", "a"), /unknown command/);
   const bytes = Buffer.from(Array.from({ length: 100_000 }, (_, index) => index & 255));
   await client.set("io:bytes", bytes);

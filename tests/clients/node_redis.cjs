@@ -1,10 +1,22 @@
 // node-redis with its defaults, in both protocols, through the proxy on the port that is the only argument.
 "use strict";
 const assert = require("node:assert");
-const { createClient } = require("redis");
+const { createClient, defineScript } = require("redis");
+
+const scripts = {
+  put: defineScript({
+    NUMBER_OF_KEYS: 1,
+    SCRIPT: "return redis.call('APPEND', KEYS[1], ARGV[1])",
+    parseCommand(parser, key, value) {
+      parser.pushKey(key);
+      parser.push(value);
+    },
+    transformReply: (reply) => reply,
+  }),
+};
 
 async function run(options) {
-  const client = createClient({ url: `redis://127.0.0.1:${process.argv[2]}`, ...options });
+  const client = createClient({ url: `redis://127.0.0.1:${process.argv[2]}`, scripts, ...options });
   const errors = [];
   client.on("error", (error) => errors.push(error));
   await client.connect();
@@ -22,6 +34,13 @@ async function run(options) {
   // One tick of the event loop is one pipeline.
   const replies = await Promise.all(numbers.flatMap((number) => [client.set(`node:p:${number}`, String(number)), client.get(`node:p:${number}`)]));
   numbers.forEach((number) => assert.strictEqual(replies[2 * number + 1], String(number)));
+  // EVALSHA first, EVAL where that is not known.
+  await client.del(numbers.map((number) => `node:s:${number}`));
+  for (const length of [1, 2]) {
+    const lengths = await Promise.all(numbers.map((number) => client.put(`node:s:${number}`, "x")));
+    assert.deepStrictEqual(lengths, numbers.map(() => length));
+  }
+  await client.scriptFlush();
   await assert.rejects(client.sendCommand(["NOSUCHCOMMAND", "a"]), /unknown command/);
   assert.strictEqual(await client.del(numbers.map((number) => `node:${number}`)), 100);
   await client.close();

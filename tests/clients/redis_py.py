@@ -28,6 +28,22 @@ for protocol in (None, 2, 3):
         pipeline.set(f"py:pipe:{number}", number).get(f"py:pipe:{number}")
     replies = pipeline.execute()
     assert replies[1::2] == [str(number) for number in range(500)]
+    # Loaded when it is first needed, and in a pipeline before it.
+    append = client.register_script("return redis.call('APPEND', KEYS[1], ARGV[1])")
+    client.delete(*[f"py:script:{number}" for number in range(20)])
+    for length in (1, 2):
+        assert [append(keys=[f"py:script:{number}"], args=["x"]) for number in range(10)] == [length] * 10
+    client.script_flush()
+    pipeline = client.pipeline(transaction=False)
+    for number in range(20):
+        append(keys=[f"py:script:{number}"], args=["y"], client=pipeline)
+    assert pipeline.execute() == [3] * 10 + [1] * 10
+    assert client.script_exists(append.sha) == [True]
+    with client.lock("py:lock", timeout=10):
+        assert not client.lock("py:lock", blocking=False).acquire()
+    assert client.function_load("#!lua name=py\nredis.register_function('py', function(k) return k[1] end)", True) == "py"
+    assert client.fcall("py", 1, "py:key") == "py:key"
+    assert client.function_delete("py")
     try:
         client.execute_command("NOSUCHCOMMAND", "a")
     except redis.ResponseError as error:

@@ -81,6 +81,7 @@ impl Coordinator {
             };
             return verdict(node, node.send(request.frame, request.version, sink, tag), out);
         }
+        self.context.buffered(request.frame.len());
         let text = if verb == ProgramsVerb::ScriptLoad { request.args.get(2).unwrap_or_default() } else { b"" };
         let errand = Errand {
             coordinator: Rc::clone(self),
@@ -97,6 +98,12 @@ impl Coordinator {
             let _: Flow = Rc::clone(&errand.sink).reply(tag, Piece::Whole(&answer));
         });
         Verdict::Sent
+    }
+}
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        self.coordinator.context.released(self.frame.len());
     }
 }
 

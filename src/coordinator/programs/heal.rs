@@ -55,13 +55,12 @@ impl Call {
 
     async fn heal_script(&self, digest: Digest) -> Result<(), NotFound> {
         let sources = &self.coordinator.programs.sources;
-        let text = match sources.find(digest) {
-            Some(text) => text,
-            None => {
-                let text = self.show(digest).await.ok_or(NotFound)?;
-                sources.remember(&text, Came::Run);
-                text.into()
-            }
+        let text = if let Some(text) = sources.find(digest) {
+            text
+        } else {
+            let text = self.show(digest).await.ok_or(NotFound)?;
+            sources.remember(&text, Came::Run);
+            text.into()
         };
         // The homes are given it when they are asked next.
         if has(&text, b"NOSCRIPT") { Err(NotFound) } else { Ok(()) }

@@ -2,7 +2,7 @@
 //!
 //! A program runs on the node of its keys, and one without keys on the node that would have the empty key. A store that
 //! lacks it (it was restarted, it was told to forget) is told: a script's text before the request, where this process
-//! remembers it, otherwise after the store has said so (`call`, `heal`). What concerns all nodes is in `everywhere`,
+//! remembers it (`ahead`), otherwise after the store has said so (`call`, `heal`). What concerns all nodes is in `everywhere`,
 //! what is remembered in `sources`. `docs/decisions/2026-11-23-scripts.md` says why nothing is kept in the stores.
 //!
 //! # Invariants
@@ -10,6 +10,7 @@
 //!   client sent later has left.
 //! - What is remembered is bounded, and what waits for an answer is charged to the worker's memory.
 
+mod ahead;
 mod call;
 mod everywhere;
 mod heal;
@@ -25,7 +26,6 @@ use smallvec::SmallVec;
 
 pub use sources::Sources;
 
-use super::gather::Gather;
 use super::{Coordinator, Part, Request, Target, Verdict, rewritten_key};
 use crate::backend::redis::Node;
 use crate::backend::{ReplySink, Tag};
@@ -235,14 +235,7 @@ impl Coordinator {
     fn load_ahead(&self, digest: Digest, homes: &Homes, request: &Request<'_>, sink: &Rc<dyn ReplySink>) {
         let Some(text) = self.programs.sources.find(digest) else { return };
         for node in homes.iter().filter(|node| !node.has_program(digest.number())) {
-            // On the connection on which the request will go. If it fails, so does what comes behind it.
-            let nobody = Gather::new(sink.origin());
-            let tag = nobody.expect();
-            let sink: Rc<dyn ReplySink> = nobody;
-            let mut write = |out: &mut Vec<u8>| write_load(out, &text);
-            if node.send_with(text.len() + 64, &mut write, request.version, &sink, tag).is_ok() {
-                node.note_program(digest.number());
-            }
+            ahead::load(node, digest, &text, request.version, sink.origin());
         }
     }
 

@@ -149,7 +149,7 @@ fn compare(subject: &mut Client, reference: &mut Client, errors: Errors, left_ou
     let agree = |line: &str, got: &crate::support::Reply, want: &crate::support::Reply| {
         let alike = errors == Errors::Alike && got.value.is_error() && want.value.is_error();
         // In which order a library's functions are listed is up to each process.
-        let unordered = line.starts_with("FUNCTION|LIST") && got.value.sorted() == want.value.sorted();
+        let unordered = line.starts_with("FUNCTION|LIST") && lines_of(&got.raw) == lines_of(&want.raw);
         assert!(alike || unordered || got.raw == want.raw, "{line}\n  subject   {got:?}\n  reference {want:?}");
     };
     for line in &lines {
@@ -161,6 +161,12 @@ fn compare(subject: &mut Client, reference: &mut Client, errors: Errors, left_ou
     for ((line, got), want) in lines.iter().zip(&got).zip(&want) {
         agree(line, got, want);
     }
+}
+
+fn lines_of(raw: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<&[u8]> = raw.split(|byte| *byte == b'\n').collect();
+    lines.sort_unstable();
+    lines
 }
 
 fn in_both_protocols(fleet: &Fleet, reference: &RedisServer, errors: Errors, left_out: impl Fn(&str) -> bool + Copy) {
@@ -195,6 +201,9 @@ fn other_servers_answer_through_the_proxy() {
         let start = || RedisServer::start_with(Program::Named(variable), &[]);
         let (Some(one), Some(two), Some(reference)) = (start(), start(), start()) else { continue };
         let fleet = Fleet::in_front_of(vec![one, two], |config: QuoitConfig| config);
-        in_both_protocols(&fleet, &reference, Errors::Alike, |_| false);
+        // The proxy counts the arguments as Redis 7 does, 6.2 takes none at all; and 8.2.3 breaks down at the flush of a
+        // library with a function that has failed.
+        let left_out = |line: &str| ["SCRIPT|EXISTS", "FCALL|put|0", "FCALL_RO|put|1|{t}f|v"].contains(&line);
+        in_both_protocols(&fleet, &reference, Errors::Alike, left_out);
     }
 }
