@@ -15,7 +15,10 @@ use crate::protocol::resp::Version;
 use crate::quorum::Level;
 use crate::topology::View;
 
-/// Stands between the store and the client, and knows the request by heart.
+/// Requests beyond this are not kept to be sent once more.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+
+/// Stands between the store and the client, and knows the request by heart if it is not too long.
 pub(super) struct Call {
     pub(super) coordinator: Rc<Coordinator>,
     pub(super) view: Rc<View>,
@@ -23,7 +26,7 @@ pub(super) struct Call {
     pub(super) name: Name,
     pub(super) homes: Homes,
     pub(super) sink: Rc<dyn ReplySink>,
-    pub(super) frame: Vec<u8>,
+    frame: Vec<u8>,
     tag: Tag,
     bounds: SmallVec<[(u32, u32); 8]>,
     row: &'static Row,
@@ -34,6 +37,7 @@ pub(super) struct Call {
     known: bool,
     /// Nothing that the client sends later leaves before this is answered.
     held: bool,
+    kept: bool,
     begun: Cell<bool>,
 }
 
@@ -52,7 +56,9 @@ impl Call {
         sink: &Rc<dyn ReplySink>,
         tag: Tag,
     ) -> Rc<Self> {
-        coordinator.context.buffered(request.frame.len());
+        let kept = request.frame.len() <= KEPT_BYTES_MAX;
+        let frame = if kept { request.frame.to_vec() } else { Vec::new() };
+        coordinator.context.buffered(frame.len());
         Rc::new(Self {
             coordinator: Rc::clone(coordinator),
             view: Rc::clone(view),
@@ -60,7 +66,7 @@ impl Call {
             name,
             homes,
             sink: Rc::clone(sink),
-            frame: request.frame.to_vec(),
+            frame,
             tag,
             bounds: request.args.bounds().into(),
             row: request.row,
@@ -69,6 +75,7 @@ impl Call {
             is_keyless,
             known,
             held,
+            kept,
             begun: Cell::new(false),
         })
     }
@@ -87,8 +94,8 @@ impl Call {
             return Rc::clone(&self.sink).reply(self.tag, Piece::Whole(reply));
         }
         let context = Rc::clone(&self.coordinator.context);
-        if !self.held && !self.sink.hold(self.tag) {
-            // What the client sent later has left, and would be overtaken. The next request finds the program.
+        if !self.kept || !self.held && !self.sink.hold(self.tag) {
+            // It cannot be sent again, or would come after what the client sent later. The next request finds the program.
             let flow = Rc::clone(&self.sink).reply(self.tag, Piece::Whole(reply));
             context.spawn(async move { drop(self.heal().await) });
             return flow;
@@ -105,9 +112,9 @@ impl Call {
         Flow::Continue
     }
 
-    /// The digest or name, as the client wrote it.
-    pub(super) fn word(&self) -> &[u8] {
-        Args::new(&self.frame, &self.bounds).get(1).unwrap_or_default()
+    /// Whether a word stands anywhere in the request.
+    pub(super) fn says(&self, word: &[u8]) -> bool {
+        memchr::memmem::find(&self.frame, word).is_some()
     }
 
     /// Sends the request once more; what comes of it goes to the client as it is.

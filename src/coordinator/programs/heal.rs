@@ -32,7 +32,7 @@ impl Call {
         let is_fruitless = || programs.is_fruitless(self.name.number(), now);
         match self.name {
             // The error could be the program's own, and then it has run. It has to have the words from somewhere.
-            _ if has(&self.frame, b"NOSCRIPT") || has(&self.frame, b"Function not found") => false,
+            _ if self.says(b"NOSCRIPT") || self.says(b"Function not found") => false,
             Name::Script(digest) => {
                 programs.sources.find(digest).is_some() || !programs.is_fruitless(SHOWS, now) && !is_fruitless()
             }
@@ -68,10 +68,10 @@ impl Call {
 
     /// The text, by a store that has it and tells.
     async fn show(&self, digest: Digest) -> Option<Vec<u8>> {
-        let sha = self.word();
+        let sha = digest.to_string();
         let gather = Gather::new(self.sink.origin());
         for node in self.others() {
-            let words: [&[u8]; 3] = [b"SCRIPT", b"SHOW", sha];
+            let words: [&[u8]; 3] = [b"SCRIPT", b"SHOW", sha.as_bytes()];
             gather.ask(&node, 1, &mut |out| write_request(out, words.into_iter()));
         }
         let mut tells = false;

@@ -40,8 +40,6 @@ use crate::topology::View;
 use call::Call;
 use sources::{Came, Digest};
 
-/// Requests beyond this are not kept to be sent once more.
-const KEPT_BYTES_MAX: usize = 256 * 1024;
 /// Texts that a worker has handed to [`Sources`] and need not be hashed again.
 const SEEN_MAX: usize = 4096;
 /// A search that found nothing is not made again for so long.
@@ -160,7 +158,7 @@ impl Coordinator {
         if program == Program::Text {
             self.programs.see(word);
         }
-        let Some(name) = Name::of(program, word).filter(|_| request.frame.len() <= KEPT_BYTES_MAX) else {
+        let Some(name) = Name::of(program, word) else {
             return self.send_program(&target, request, key.is_none(), sink, slot, out);
         };
         let tag = Tag { slot, part: 0 };

@@ -7,6 +7,7 @@
 //! - What is held is bounded. Texts that clients have loaded stay longer than those that were only run.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +49,12 @@ impl Digest {
     }
 }
 
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// How a text came here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Came {
@@ -79,8 +86,8 @@ pub struct Sources {
     epoch: AtomicU64,
 }
 
-impl std::fmt::Debug for Sources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources").finish_non_exhaustive()
     }
 }
@@ -144,6 +151,7 @@ mod tests {
     fn a_digest_is_what_servers_say() {
         let digest = Digest::of(b"return 1");
         assert_eq!(Digest::parse(b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db"), Some(digest));
+        assert_eq!(digest.to_string(), "e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
         assert_eq!(Digest::parse(b"E0E1F9FABFC9D4800C877A703B823AC0578FF8DB"), Some(digest));
         assert_eq!(Digest::parse(b"e0e1f9fabfc9d4800c877a703b823ac0578ff8d"), None);
         assert_eq!(Digest::parse(b"e0e1f9fabfc9d4800c877a703b823ac0578ff8dg"), None);

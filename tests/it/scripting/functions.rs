@@ -90,3 +90,25 @@ fn a_function_that_nobody_has() {
         assert_eq!(client.command(&["FCALL", "nonesuch", "1", &format!("key:{number}"), "v"]).text(), "OK");
     }
 }
+
+/// Many clients of both workers meet it at once, and none is told.
+#[test]
+fn nobody_is_told_while_a_store_forgets() {
+    let Some(fleet) = Fleet::start(3) else { return };
+    if fleet.quoit().is_none() {
+        return;
+    }
+    let keys = fleet.keys_by_node(8);
+    assert_eq!(fleet.client().command(&["FUNCTION", "LOAD", LIBRARY]), bulk("shelf"));
+    let mut clients: Vec<_> = (0..8).map(|_| fleet.client()).collect();
+    for round in 0..30 {
+        let node = round % 3;
+        assert_eq!(fleet.stores[node].client().line("FUNCTION FLUSH").text(), "OK");
+        for (client, key) in clients.iter_mut().zip(&keys[node]) {
+            client.send(&encode(&["FCALL", "put", "1", key, "v"]));
+        }
+        for client in &mut clients {
+            assert_eq!(client.receive().value.text(), "OK");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::{APPEND, APPEND_DIGEST, bulk, load};
-use crate::support::{Client, Fleet, PATIENCE, Program, RedisServer, Value, encode, eventually};
+use crate::support::{Client, Fleet, PATIENCE, Program, Quoit, RedisServer, Value, encode, eventually};
 
 /// Everything that a client may be told of a script that nobody has.
 const UNKNOWN: &str = "NOSCRIPT No matching script. Please use EVAL.";
@@ -163,6 +163,81 @@ fn what_nobody_knows_is_said_to_be_unknown() {
     assert_eq!(client.command(&["EVAL", APPEND, "1", &keys[0][0], "a"]), Value::Integer(1));
     for keys in &keys[1..] {
         assert_eq!(client.command(&["EVALSHA", APPEND_DIGEST, "1", &keys[0], "a"]), Value::Integer(1));
+    }
+}
+
+/// What one worker remembers that it has handed over, another may have had forgotten.
+#[test]
+fn a_flush_is_forgotten_when_the_text_comes_again() {
+    let Some(fleet) = Fleet::start(3) else { return };
+    let keys = fleet.keys_by_node(1);
+    // On both workers.
+    let mut clients: Vec<Client> = (0..4).map(|_| fleet.client()).collect();
+    for round in 0..20_i64 {
+        let key = |node: usize| format!("{}:{round}", keys[node][0]);
+        for client in &mut clients {
+            assert!(!client.command(&["EVAL", APPEND, "1", "warm", "x"]).is_error());
+        }
+        let flusher = usize::try_from(round % 4).expect("it is small");
+        assert_eq!(clients[flusher].line("SCRIPT FLUSH").text(), "OK");
+        for client in &mut clients {
+            let unknown = client.command(&["EVALSHA", APPEND_DIGEST, "1", &key(0), "x"]);
+            assert_eq!(unknown.text(), UNKNOWN);
+        }
+        for (client, length) in clients.iter_mut().zip(1..) {
+            assert_eq!(client.command(&["EVAL", APPEND, "1", &key(1), "x"]), Value::Integer(length));
+            for node in [0, 2] {
+                let other = client.command(&["EVALSHA", APPEND_DIGEST, "1", &format!("{}{node}", key(node)), "x"]);
+                assert_eq!(other, Value::Integer(length));
+            }
+        }
+    }
+}
+
+/// Too long to be kept: not sent again, but the text goes ahead of the next one.
+#[test]
+fn a_long_request_is_told_and_the_next_one_is_not() {
+    let Some(mut fleet) = Fleet::start(1) else { return };
+    if fleet.quoit().is_none() {
+        return;
+    }
+    let mut client = fleet.client();
+    load(&mut client, APPEND);
+    let long = "x".repeat(1_000_000);
+    let call = |client: &mut Client| client.command(&["EVALSHA", APPEND_DIGEST, "1", "k", &long]);
+    assert_eq!(call(&mut client), Value::Integer(1_000_000));
+    assert_eq!(fleet.stores[0].client().line("SCRIPT FLUSH").text(), "OK");
+    assert_eq!(call(&mut client).text(), UNKNOWN);
+    assert_eq!(call(&mut client), Value::Integer(2_000_000));
+    fleet.stores[0].restart();
+    eventually("the node is back", PATIENCE, || client.line("GET k") == Value::Null);
+    assert_eq!(call(&mut client), Value::Integer(1_000_000));
+}
+
+/// A proxy that has never seen a text cannot give it to a store; the client can, as with one server.
+#[test]
+fn another_proxy_hears_the_text_from_its_clients() {
+    let Some(mut fleet) = Fleet::start(2) else { return };
+    if fleet.quoit().is_none() {
+        return;
+    }
+    let other = Quoit::start(&Fleet::config_of(&fleet.stores));
+    let keys = fleet.keys_by_node(1);
+    load(&mut fleet.client(), APPEND);
+    let mut client = other.client();
+    for keys in &keys {
+        assert_eq!(client.command(&["EVALSHA", APPEND_DIGEST, "1", &keys[0], "a"]), Value::Integer(1));
+    }
+    for store in &mut fleet.stores {
+        store.restart();
+    }
+    for keys in &keys {
+        eventually("the node is back", PATIENCE, || client.command(&["GET", &keys[0]]) == Value::Null);
+    }
+    assert_eq!(client.command(&["EVALSHA", APPEND_DIGEST, "1", &keys[0][0], "a"]).text(), UNKNOWN);
+    assert_eq!(client.command(&["EVAL", APPEND, "1", &keys[0][0], "a"]), Value::Integer(1));
+    for (keys, length) in keys.iter().zip([2, 1]) {
+        assert_eq!(client.command(&["EVALSHA", APPEND_DIGEST, "1", &keys[0], "a"]), Value::Integer(length));
     }
 }
 

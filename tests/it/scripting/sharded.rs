@@ -145,6 +145,28 @@ fn a_dead_node_is_named_and_told_later() {
     });
 }
 
+/// One that hangs costs its deadline, and only those who ask it.
+#[test]
+fn a_hanging_node_is_named() {
+    let Some(fleet) = Fleet::start_with(3, |config| config.pool("service_timeout_ms = 300")) else { return };
+    if fleet.quoit().is_none() {
+        return;
+    }
+    let keys = fleet.keys_by_node(1);
+    let mut client = fleet.client();
+    fleet.stores[2].pause();
+    let reply = client.command(&["SCRIPT", "LOAD", APPEND]);
+    assert!(reply.text().starts_with("ERR SCRIPT LOAD is not complete, repeat it: node "), "{reply:?}");
+    assert!(reply.text().contains(Fleet::name(2)) && !reply.text().contains(Fleet::name(1)), "{reply:?}");
+    for keys in &keys[..2] {
+        assert_eq!(client.command(&["EVALSHA", APPEND_DIGEST, "1", &keys[0], "a"]), Value::Integer(1));
+    }
+    fleet.stores[2].resume();
+    eventually("the node is back, and has the script", PATIENCE, || {
+        matches!(client.command(&["EVALSHA", APPEND_DIGEST, "1", &keys[2][0], "a"]), Value::Integer(_))
+    });
+}
+
 /// Ends, or is said to have something that cannot be ended, by whichever connection asks.
 fn runs_until_killed(script: &str, kill: &[&str], want: &str) -> (Fleet, Client) {
     let mut stores = Vec::new();
