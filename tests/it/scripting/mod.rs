@@ -6,6 +6,7 @@ mod functions;
 mod healing;
 mod replicated;
 mod sharded;
+mod transactions;
 
 use crate::support::{Client, Value};
 
