@@ -74,6 +74,15 @@
 //! 3. Keys that another store reports are left out: with one copy by the ring, with several by their records on the other
 //!    replicas. What routes do to names is undone, and the next cursor goes with the page.
 //!
+//! ## The path of one EVALSHA
+//!
+//! 1. As above up to the row, whose handling is [`Run`](command::Handling::Run).
+//! 2. [`coordinator::Coordinator::dispatch_program`] finds the node of its keys. If that is not known to have the script
+//!    since its connections were opened, and the process remembers the text ([`coordinator::Sources`]), `SCRIPT LOAD` goes
+//!    right before the request.
+//! 3. A `Call` stands between the store and the session. `-NOSCRIPT` makes it look for the text and send both once more,
+//!    but only if [`backend::ReplySink::hold`] says that nothing which the client sent later has left.
+//!
 //! ## The path of one replicated SET and GET
 //!
 //! 1. As above up to [`coordinator::Coordinator::dispatch`], which finds that the key's pool has several replicas: it asks

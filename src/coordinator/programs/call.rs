@@ -26,6 +26,7 @@ pub(super) struct Call {
     pub(super) name: Name,
     pub(super) homes: Homes,
     pub(super) sink: Rc<dyn ReplySink>,
+    /// Empty if the request is too long to be kept.
     frame: Vec<u8>,
     tag: Tag,
     bounds: SmallVec<[(u32, u32); 8]>,
@@ -37,7 +38,6 @@ pub(super) struct Call {
     known: bool,
     /// Nothing that the client sends later leaves before this is answered.
     held: bool,
-    kept: bool,
     begun: Cell<bool>,
 }
 
@@ -75,7 +75,6 @@ impl Call {
             is_keyless,
             known,
             held,
-            kept,
             begun: Cell::new(false),
         })
     }
@@ -94,7 +93,7 @@ impl Call {
             return Rc::clone(&self.sink).reply(self.tag, Piece::Whole(reply));
         }
         let context = Rc::clone(&self.coordinator.context);
-        if !self.kept || !self.held && !self.sink.hold(self.tag) {
+        if self.frame.is_empty() || !self.held && !self.sink.hold(self.tag) {
             // It cannot be sent again, or would come after what the client sent later. The next request finds the program.
             let flow = Rc::clone(&self.sink).reply(self.tag, Piece::Whole(reply));
             context.spawn(async move { drop(self.heal().await) });

@@ -6,7 +6,9 @@ use crate::support::{Client, Fleet, PATIENCE, RedisServer, Value, encode, eventu
 /// The replies to a transaction of these requests.
 fn transact(client: &mut Client, requests: &[&[&str]]) -> Value {
     let mut bytes = encode(&["MULTI"]);
-    requests.iter().for_each(|request| bytes.extend(encode(request)));
+    for request in requests {
+        bytes.extend(encode(request));
+    }
     bytes.extend(encode(&["EXEC"]));
     client.pipeline(&bytes, requests.len() + 2).pop().expect("as many as requests").value
 }
