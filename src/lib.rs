@@ -12,7 +12,7 @@
 //! | [`clock`] [`metrics`] | time, read once for each batch of work; what is counted, in cells that have one writer |
 //! | [`command`] [`ring`] | one row a verb, and every error text; key → token → node. Both pure |
 //! | [`version`] | which write is newer, and how a store keeps that: ballots, records, scripts. Pure |
-//! | [`protocol`] [`quorum`] | RESP scanners: where a frame ends and where its arguments are; levels, and how many replicas must answer. Pure |
+//! | [`protocol`] [`quorum`] [`acl`] | RESP scanners: where a frame ends and where its arguments are; levels, and how many replicas must answer; who may do what. Pure |
 //! | [`config`] | the file as written, as checked, as watched |
 //! | [`backend`] [`listener`] | one request to one store; the accept loop |
 //! | [`topology`] | the snapshot that a request sees: rings, and this worker's handles to the nodes |
@@ -135,6 +135,7 @@ pub mod command;
 pub mod ring;
 pub mod version;
 
+pub mod acl;
 pub mod protocol;
 pub mod quorum;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(u32, &[&str])] = &[
     (1, &["clock", "shutdown", "metrics"]),
     (2, &["version", "ring", "command"]),
-    (3, &["protocol", "quorum"]),
+    (3, &["protocol", "quorum", "acl"]),
     (4, &["config"]),
     (5, &["backend", "listener"]),
     (6, &["topology"]),
@@ -24,7 +24,7 @@ const LAYERS: &[(u32, &[&str])] = &[
 ];
 
 /// Parts that take time, seeds and bytes as arguments, so that a test can replay them.
-const PURE: &[&str] = &["version", "ring", "command", "protocol", "quorum"];
+const PURE: &[&str] = &["version", "ring", "command", "protocol", "quorum", "acl"];
 
 /// What a pure module does not touch.
 const IMPURE: &[&str] = &[

@@ -196,6 +196,8 @@ class Table:
         self.rows = {row["name"]: row for row in rows}
         self.explicit = explicit_decisions(decisions, self.rows)
         self.classes = explicit_classes(decisions, self.rows)
+        # A number for each name, without gaps: users' rights are a bit a row. A variant has its verb's.
+        self.ids = {name: number for number, name in enumerate(self.rows)}
         self.variants = {}
         for entry in decisions["variant"]:
             handling = (
@@ -228,6 +230,7 @@ class Table:
         position = tuple(row.get("position", [0, 0, 0]))
         fields = [
             f"name: {text(name)}",
+            f"id: {self.ids[name]}",
             f"arity: {arity_of(row)}",
             f"flags: {flags}",
             f"class: VerbClass::{access}",
@@ -327,6 +330,9 @@ def generate():
     for kind, rust_type in (("FLAGS", "Flags"), ("KEYS", "KeySpecs")):
         out += [f"const {name}: {rust_type} = {rust};" for rust, name in table.shared[kind].items()]
         out.append("")
+    out.append("/// How many rows there are, subcommands included: one more than the highest `id`.")
+    out.append(f"pub const IDS: usize = {len(table.ids)};")
+    out.append("")
     out.append("/// Sorted by name.")
     out.append(f"pub(super) static ROWS: [Row; {len(tops)}] = [")
     out += lines

@@ -94,7 +94,11 @@ pub fn keys(row: &Row, args: &Args<'_>, out: &mut KeyIndexes) -> Result<(), KeyE
 }
 
 /// As [`keys`], and tells `on_key` the specification of each key as it is found.
-pub(super) fn each_key(
+///
+/// # Errors
+///
+/// As [`keys`].
+pub fn each_key(
     row: &Row,
     args: &Args<'_>,
     out: &mut KeyIndexes,

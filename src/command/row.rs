@@ -16,6 +16,8 @@ use super::variant::Variant;
 pub struct Row {
     /// Lower case; a subcommand is `container|subcommand`.
     pub name: &'static str,
+    /// Its number among all rows, below [`super::IDS`]. Variants have their verb's, and numbers change with the table.
+    pub id: u16,
     /// How many arguments a request has, the verb (and subcommand) among them; negative means "at least".
     pub arity: i32,
     /// The servers' flags of the command.
@@ -242,6 +244,8 @@ pub enum ProgramsVerb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the verb of its name")]
 pub enum LocalVerb {
+    /// `ACL` but its `HELP`.
+    Acl,
     Auth,
     ClientCapa,
     ClientGetname,
