@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState, Hooks, ReloadResult};
 use crate::config::watch::{Change, Watch};
 use crate::config::{self, Config, LoadError};
-use crate::frontend::redis::{Fleet, Order, Worker};
+use crate::frontend::redis::{AclLog, Fleet, Order, Worker};
 use crate::listener::{self, Intake};
 use crate::metrics::{LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
 use crate::topology::{Topology, TopologyError};
@@ -118,6 +118,7 @@ impl Server {
         let topology = Topology::build(Arc::new(config), 1, &open)?;
         metrics.process().config_started(loaded(&topology));
         let (orders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(ORDERS_MAX)).unzip();
+        let (ask_reload, reloads) = mpsc::channel(RELOADS_MAX);
         #[expect(clippy::disallowed_methods, reason = "the start of the process is a wall-clock time")]
         let fleet = Arc::new(Fleet {
             workers: orders,
@@ -125,13 +126,14 @@ impl Server {
             topology: Arc::new(ArcSwap::from_pointee(topology)),
             next_client: AtomicU64::new(1),
             sources: Arc::default(),
+            acl_log: AclLog::default(),
+            ask_reload: ask_reload.clone(),
             started: SystemTime::now(),
         });
         let mut ended = Vec::new();
         for (index, inbox) in inboxes.into_iter().enumerate() {
             ended.push(start_worker(index, &fleet, &names, &metrics, inbox)?);
         }
-        let (ask_reload, reloads) = mpsc::channel(RELOADS_MAX);
         let control = Arc::new(Control {
             path: path.to_owned(),
             fleet,

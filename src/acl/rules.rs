@@ -158,14 +158,18 @@ impl User {
     }
 }
 
-/// The bytes of a text that may spell a password or its hash as rules have them, whatever the text is: words that begin
-/// with `>` or `<`, and `#` or `!` before a long row of digits.
+/// The bytes of a text that may spell a password or its hash as rules have them, whatever the text is: all up to the next
+/// space behind `>` or `<`, and what is long behind `#` or `!`. It errs on the side of too much.
 pub fn secrets_in(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
-    let is_edge = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '(' | ')' | ',' | '[' | ']');
-    text.split(is_edge).filter_map(|word| {
-        let start = word.as_ptr().addr() - text.as_ptr().addr();
-        let is_password = word.len() > 1 && word.starts_with(['>', '<']);
-        let is_hash = word.len() > 32 && word.starts_with(['#', '!']);
-        (is_password || is_hash).then_some(start + 1..start + word.len())
+    let mut end = 0;
+    text.match_indices(['>', '<', '#', '!']).filter_map(move |(at, sign)| {
+        let start = at + 1;
+        let word = text.get(start..)?.split(char::is_whitespace).next()?;
+        let least = if matches!(sign, ">" | "<") { 1 } else { 32 };
+        if at < end || word.len() < least {
+            return None;
+        }
+        end = start + word.len();
+        Some(start..end)
     })
 }

@@ -63,6 +63,14 @@ pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// A number with a point: a bulk string in RESP2.
+pub fn double(out: &mut Vec<u8>, resp: Resp, number: f64) {
+    match resp {
+        Resp::Two => bulk(out, number.to_string().as_bytes()),
+        Resp::Three => line(out, b',', number),
+    }
+}
+
 /// Text with its format: a verbatim string in RESP3, a bulk string in RESP2. `INFO` and `CLIENT LIST` answer so.
 pub fn verbatim_text(out: &mut Vec<u8>, resp: Resp, text: &[u8]) {
     match resp {
@@ -338,9 +346,33 @@ pub fn noauth(out: &mut Vec<u8>) {
 pub fn hello_noauth(out: &mut Vec<u8>) {
     error(
         out,
-        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
-         <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> \
+         option can be used to authenticate the client and select the RESP protocol version at the same time",
     );
+}
+
+/// A verb that the user may not use.
+pub fn no_permission_for_command(out: &mut Vec<u8>, row: &Row) {
+    error_line(out, format_args!("NOPERM this user has no permissions to run the '{}' command", row.name));
+}
+
+/// A key that the user may not use, or not so.
+pub fn no_permission_for_key(out: &mut Vec<u8>) {
+    error(out, "NOPERM this user has no permissions to access one of the keys used as arguments");
+}
+
+/// A channel that the user may not use.
+pub fn no_permission_for_channel(out: &mut Vec<u8>) {
+    error(out, "NOPERM this user has no permissions to access one of the channels used as arguments");
+}
+
+/// Why a user who may not do everything runs no scripts.
+pub const NO_SCRIPTS: &str = "may run no scripts: quoit cannot check what they do. Allow it everything (~* &* +@all), or \
+                              set trust_scripts in its [[user]] table";
+
+/// A script of a user who may not do everything.
+pub fn no_permission_for_script(out: &mut Vec<u8>) {
+    error_line(out, format_args!("NOPERM this user {NO_SCRIPTS}"));
 }
 
 /// `AUTH` with a wrong name or password.
@@ -400,6 +432,46 @@ pub fn level_without_quorums(out: &mut Vec<u8>, level: &str, pool: &str, why: im
 /// `QUOIT VERSIONS` of a key that is on one node.
 pub fn one_copy(out: &mut Vec<u8>, pool: &str) {
     error_line(out, format_args!("ERR pool {pool} keeps one copy of each key and no versions"));
+}
+
+// --- ACL --------------------------------------------------------------------------------------------------------------
+
+/// A subcommand with more than it takes, where its arity is left to itself.
+pub fn subcommand_syntax(out: &mut Vec<u8>, args: &Args<'_>) {
+    let container = args.get(0).unwrap_or_default().to_ascii_uppercase();
+    let name = c_string(args.get(1).unwrap_or_default(), ECHO_BYTES_MAX);
+    let parts = [b"ERR unknown subcommand or wrong number of arguments for '", name, b"'. Try ", &container, b" HELP."];
+    error_bytes(out, &parts);
+}
+
+/// `ACL CAT` of a category that does not exist.
+pub fn unknown_category(out: &mut Vec<u8>, name: &[u8]) {
+    error_bytes(out, &[b"ERR Unknown category '", c_string(name, usize::MAX), b"'"]);
+}
+
+/// `ACL DRYRUN` for nobody.
+pub fn no_such_user(out: &mut Vec<u8>, name: &[u8]) {
+    error_bytes(out, &[b"ERR User '", c_string(name, usize::MAX), b"' not found"]);
+}
+
+/// `ACL DRYRUN` of a verb without a row.
+pub fn no_such_command(out: &mut Vec<u8>, name: &[u8]) {
+    error_bytes(out, &[b"ERR Command '", c_string(name, usize::MAX), b"' not found"]);
+}
+
+/// `ACL GENPASS` of too few or too many bits.
+pub fn genpass_bits(out: &mut Vec<u8>, most: i64) {
+    error_line(
+        out,
+        format_args!(
+            "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to {most}"
+        ),
+    );
+}
+
+/// `ACL LOAD` of a configuration with a fault.
+pub fn not_reloaded(out: &mut Vec<u8>, why: &str) {
+    error_line(out, format_args!("ERR the configuration is as it was: {why}"));
 }
 
 // --- COMMAND ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -16,11 +17,13 @@ use toml::de::DeTable;
 use super::faults::{Fault, Faults, nearest};
 use super::file::{AdminTable, At, File, ListenerTable, PoolTable, ProxyTable, RouteTable};
 use super::secret::{Secret, Secrets, Source};
-use super::{Admin, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape};
+use super::{Admin, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users};
+use crate::acl::Users;
 
 /// Checks a whole file.
 pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config, Faults> {
     let mut faults = Faults::new(name, text);
+    users::mask(text, &mut faults);
     let (mut document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         faults.push(Fault::new(&error.span().unwrap_or(0..0), error.message().lines().collect::<Vec<_>>().join(", ")));
@@ -46,7 +49,7 @@ pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config,
 /// A check under way.
 pub(super) struct Check<'s> {
     pub(super) faults: Faults,
-    secrets: &'s Secrets,
+    pub(super) secrets: &'s Secrets,
     /// The paths of settings that are not here although the file tries to set them.
     pub(super) removed: BTreeSet<String>,
 }
@@ -55,7 +58,8 @@ impl Check<'_> {
     fn config(&mut self, file: &File, text: &str) -> Option<Config> {
         let admin = self.admin(&file.admin);
         let names = self.pool_names(&file.pool);
-        let listeners = self.listeners(file, &names, admin.as_ref());
+        let users = self.users(file);
+        let listeners = self.listeners(file, &names, admin.as_ref(), &users);
         let pools: Vec<_> = file.pool.iter().map(|table| self.pool(table)).collect();
         self.shared_stores(&file.pool);
         Some(Config {
@@ -63,6 +67,7 @@ impl Check<'_> {
             admin: admin?,
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             pools: pools.into_iter().collect::<Option<_>>()?,
+            users: Arc::new(users),
             content_hash: content_hash(text.as_bytes()),
             effective: serde_json::to_value(file).ok()?,
         })
@@ -114,12 +119,18 @@ impl Check<'_> {
         names
     }
 
-    fn listeners(&mut self, file: &File, pools: &Names<'_>, admin: Option<&Admin>) -> Vec<Option<Listener>> {
+    fn listeners(
+        &mut self,
+        file: &File,
+        pools: &Names<'_>,
+        admin: Option<&Admin>,
+        users: &Users,
+    ) -> Vec<Option<Listener>> {
         let mut checked: Vec<Option<Listener>> = Vec::new();
         let mut seen: Vec<(std::net::SocketAddr, Range<usize>)> = Vec::new();
         let mut names: HashMap<String, Range<usize>> = HashMap::new();
         for table in &file.listener {
-            let listener = self.listener(table, pools);
+            let listener = self.listener(table, pools, users);
             if let (Some(listener), Some(bind)) = (&listener, &table.bind) {
                 if let Some((_, first)) = seen.iter().find(|(other, _)| overlap(*other, listener.bind)) {
                     self.duplicate("two listeners have the same address", &bind.span, first);
@@ -147,11 +158,12 @@ impl Check<'_> {
         checked
     }
 
-    fn listener(&mut self, table: &ListenerTable, pools: &Names<'_>) -> Option<Listener> {
+    fn listener(&mut self, table: &ListenerTable, pools: &Names<'_>, users: &Users) -> Option<Listener> {
         if let Some(name) = &table.name {
             self.name("listener", name);
         }
         let password = self.secret("password", table.password_file.as_ref(), table.password_env.as_ref());
+        let default_user = users::default_user(users, password.as_ref());
         let pool = table.pool.as_ref().and_then(|name| self.pool_index(name, pools));
         let routes = self.routes(&table.route, pools);
         let bind = table.bind.as_ref()?;
@@ -168,7 +180,7 @@ impl Check<'_> {
             protocol: table.protocol,
             pool: pool?,
             routes: routes?,
-            password,
+            default_user,
             request_bytes_max: table.request_bytes_max,
             query_buffer_bytes_max: table.query_buffer_bytes_max,
             client_output_bytes_max: table.client_output_bytes_max,

@@ -8,13 +8,15 @@
 //! - A document that [`super::shape`] has walked and pruned always deserializes.
 //! - What a table requires is an `Option` here, marked by `required`: the walk has reported it as missing, and the
 //!   check looks past it.
-//! - No field holds a secret: secrets are named by file or environment variable.
+//! - No field holds a secret: secrets are named by file or environment variable. Rules of users may hold passwords, as
+//!   they do in Redis's own files, and are written and shown without them.
 
 use std::ops::Range;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::users::RulesText;
 use crate::quorum::{Adopt, Level};
 use crate::ring::{KeyHash, Placement};
 
@@ -54,6 +56,11 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
+    /// File of users in the form of Redis's own (`aclfile`): lines of `user`, a name and rules. A relative path starts at
+    /// the directory of this file. Users may stand here and in `[[user]]`, each once. It is read again by a reload: on
+    /// `SIGHUP`, `POST /reload`, `ACL LOAD`, or when this file changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) aclfile: Option<At<String>>,
     /// Settings of the whole process.
     pub(super) proxy: ProxyTable,
     /// The port for metrics, health and reloads.
@@ -64,6 +71,38 @@ pub(super) struct File {
     /// One set of stores that share a ring. At least one is needed.
     #[schemars(extend("required" = true), length(min = 1))]
     pub(super) pool: Vec<PoolTable>,
+    /// One user that clients may sign in as.
+    pub(super) user: Vec<UserTable>,
+}
+
+/// One user that clients may sign in as, on every listener. Without any there is `default`, who may do everything. See
+/// docs/security.md.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct UserTable {
+    /// Its name. `default` is who a client is before it signs in; unless it is `nopass` and `on`, or not named here and
+    /// the listener has no password, clients must sign in first.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<At<String>>,
+    /// What it may do, in the rule language of Redis (`ACL SETUSER`), such as `on ~app:* +@all -@dangerous`. A new user is
+    /// off, has no password and may do nothing. `#` and the SHA-256 of a password keeps the password itself out of the
+    /// file; `>` and the password is taken, too. A change of rights holds from the next request on; who is signed in as a
+    /// user that is gone, off, or has lost a password is disconnected.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rules: Option<At<RulesText>>,
+    /// File that holds one more password of this user. A relative path starts at the directory of this file. One trailing
+    /// newline is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<At<String>>,
+    /// Environment variable that holds that password, instead of `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_env: Option<At<String>>,
+    /// Whether this user may run scripts and functions although it may not do everything. Quoit does not look into them,
+    /// and on the stores they run with quoit's own rights: such a user can then reach any key that it can reach at all
+    /// stores, by any command that scripts may use.
+    pub(super) trust_scripts: bool,
 }
 
 /// Settings of the whole process.
@@ -169,7 +208,9 @@ pub(super) struct ListenerTable {
     /// not matter.
     pub(super) route: Vec<RouteTable>,
     /// File that holds the password which clients must give by `AUTH` or `HELLO` before anything else, as the user
-    /// `default`. Default: no password is asked for. A change does not ask those again who are connected. A relative path starts at the directory of this file. One trailing newline is ignored.
+    /// `default`; here it takes the place of all passwords that `default` has elsewhere. Default: no password is asked
+    /// for, unless the user `default` says otherwise. A change does not ask those again who are connected. A relative path
+    /// starts at the directory of this file. One trailing newline is ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_file: Option<At<String>>,
     /// Environment variable that holds the password, instead of `password_file`.

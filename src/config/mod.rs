@@ -7,7 +7,7 @@
 //! # Invariants
 //! - A `Config` is whole: names resolve, rings build, bounds hold. Nothing downstream checks again.
 //! - [`check_text`] is pure and never panics, whatever the text.
-//! - Secrets print as `***`, and are in no error and no schema.
+//! - Secrets print as `***`, and are in no error and no schema. Passwords of clients are kept as hashes.
 //!
 //! It does not merge files, read settings from the environment, or know the formats of other proxies except to
 //! translate them once ([`import`]).
@@ -15,10 +15,12 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::acl;
 use crate::quorum::{Adopt, Level, Quorums};
 use crate::ring;
 
@@ -34,6 +36,7 @@ mod replication;
 mod schema;
 mod secret;
 mod shape;
+mod users;
 pub mod watch;
 
 pub use address::{Address, AddressError};
@@ -57,6 +60,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Sets of stores; at least one, in the order of the file.
     pub pools: Vec<Pool>,
+    /// Who may sign in. `default` is here only if the file names it; [`Listener::default_user`] is the one that holds.
+    pub users: Arc<acl::Users>,
     /// The hash of the file's text, to tell edits and differing instances; see [`content_hash`].
     pub content_hash: u64,
     /// The file with every default filled in, to show to people. It names secrets but holds none.
@@ -102,8 +107,8 @@ pub struct Listener {
     pub pool: usize,
     /// Longest prefix first, so the first that matches is the one.
     pub routes: Vec<Route>,
-    /// The password that clients must give first.
-    pub password: Option<Secret>,
+    /// Who a client is before it signs in, and who has the listener's own password if it has one.
+    pub default_user: Arc<acl::User>,
     /// Bytes of one argument of a request.
     pub request_bytes_max: u64,
     /// Bytes of one request that must be held whole to be split.
@@ -126,6 +131,11 @@ impl Listener {
     /// The route that takes this key, if any does.
     pub fn route(&self, key: &[u8]) -> Option<&Route> {
         self.routes.iter().find(|route| key.starts_with(&route.prefix))
+    }
+
+    /// The user of that name, as clients of this listener see it.
+    pub fn user<'c>(&'c self, config: &'c Config, name: &[u8]) -> Option<&'c Arc<acl::User>> {
+        if name == acl::DEFAULT.as_bytes() { Some(&self.default_user) } else { config.users.get(name) }
     }
 }
 

@@ -75,6 +75,17 @@ impl Secrets {
     }
 }
 
+impl Secrets {
+    /// A whole file of secrets, or nothing where none is read.
+    pub(super) fn text(&self, path: &str) -> Result<Option<String>, String> {
+        let Self::Read(directory) = self else { return Ok(None) };
+        super::read(&directory.join(path)).map(Some).map_err(|error| match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        })
+    }
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let mut secret = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut secret));

@@ -17,11 +17,12 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::faults::{Fault, Faults, nearest};
 
 /// What people write who come from elsewhere, and what it is called here.
-const ELSEWHERE: [(&str, &str); 14] = [
+const ELSEWHERE: [(&str, &str); 15] = [
     ("servers", "each server is a `[[pool.node]]` with a `name` and an `address`"),
     ("nodes", "each node is a `[[pool.node]]`"),
     ("pools", "each pool is a `[[pool]]`"),
     ("listeners", "each listener is a `[[listener]]`"),
+    ("users", "each user is a `[[user]]` with a `name` and `rules`"),
     ("routes", "each route is a `[[listener.route]]`"),
     ("listen", "the address of a listener is `bind` in `[[listener]]`"),
     ("distribution", "the rule that places keys is `placement` in `[pool.ring]`"),

@@ -63,6 +63,22 @@ labels! {
 }
 
 labels! {
+    /// What a client was not allowed.
+    Denial {
+        /// To be the user that it named, with the password that it gave.
+        Auth = "auth",
+        /// A command.
+        Command = "command",
+        /// A script, whose commands and keys nobody can tell.
+        Script = "script",
+        /// A key.
+        Key = "key",
+        /// A channel.
+        Channel = "channel",
+    }
+}
+
+labels! {
     /// Why a node gave no reply to a request.
     FailureKind {
         /// There was no connection, and none could be made in time.
@@ -108,6 +124,8 @@ impl<const N: usize> Counters<N> {
 pub(super) const CLASSES: usize = Class::ALL.len();
 /// How many values `Outcome` has.
 pub(super) const OUTCOMES: usize = Outcome::ALL.len();
+/// How many values `Denial` has.
+pub(super) const DENIALS: usize = Denial::ALL.len();
 /// How many values `FailureKind` has.
 pub(super) const FAILURE_KINDS: usize = FailureKind::ALL.len();
 /// How many values `ConnectResult` has.
@@ -133,6 +151,7 @@ pub struct ListenerCells {
     pub protocol_errors: Counter,
     /// Connections closed because they did not read their replies.
     pub output_limit_kills: Counter,
+    denials: Counters<DENIALS>,
 }
 
 impl ListenerCells {
@@ -141,6 +160,11 @@ impl ListenerCells {
     #[expect(clippy::missing_panics_doc, reason = "the arrays have a place for each value of the enums")]
     pub fn requests(&self, class: Class, outcome: Outcome) -> &Counter {
         self.requests.get(class as usize).expect("the array has a row for each class").at(outcome as usize)
+    }
+
+    /// The counter of what was not allowed, by what it was.
+    pub fn denials(&self, denial: Denial) -> &Counter {
+        self.denials.at(denial as usize)
     }
 
     /// How long requests of one class took.

@@ -13,7 +13,7 @@ use prometheus::proto::{
 };
 
 use super::cell::{Counter, HistogramTotal};
-use super::cells::{CLASSES, Class, ConnectResult, FailureKind, ListenerCells, OUTCOMES, Outcome};
+use super::cells::{CLASSES, Class, ConnectResult, Denial, FailureKind, ListenerCells, OUTCOMES, Outcome};
 use super::names::{self, Family, Kind};
 use super::process::LoadedConfig;
 use super::{Cells, ReplicationCells, lock};
@@ -136,6 +136,10 @@ impl Page {
             self.count(&names::CLIENTS_REJECTED, &[name], sum(|group| group.clients_rejected.get()));
             self.count(&names::PROTOCOL_ERRORS, &[name], sum(|group| group.protocol_errors.get()));
             self.count(&names::OUTPUT_LIMIT_KILLS, &[name], sum(|group| group.output_limit_kills.get()));
+            for &denial in Denial::ALL {
+                let count = groups.iter().map(|group| group.denials(denial).get()).sum();
+                self.count(&names::DENIALS, &[name, denial.label()], count);
+            }
             let open = groups.iter().map(|group| group.clients_open.get()).sum();
             self.level(&names::CLIENTS_OPEN, &[name], open);
         }

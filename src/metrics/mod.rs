@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use prometheus::{Registry, TextEncoder};
 
 pub use cell::{Counter, Gauge, Histogram};
-pub use cells::{Class, ConnectResult, FailureKind, ListenerCells, NodeSheet, Outcome, WorkerCells};
+pub use cells::{Class, ConnectResult, Denial, FailureKind, ListenerCells, NodeSheet, Outcome, WorkerCells};
 pub use node::NodeCells;
 pub use process::{LoadedConfig, NodeFacts, PoolFacts, ProcessCells, TopologyFacts};
 pub use replication::ReplicationCells;

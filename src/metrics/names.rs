@@ -63,6 +63,8 @@ families! {
         "Client connections closed because what they sent was not the protocol.";
     OUTPUT_LIMIT_KILLS: Counter "quoit_output_limit_kills_total" ["listener"]
         "Client connections closed because they did not read their replies and the output limit was reached.";
+    DENIALS: Counter "quoit_acl_denials_total" ["listener", "reason"]
+        "What clients were not allowed. Reason auth: to sign in with that name and password; command, script, key, channel: a request, by what the user has no right to.";
 
     NODE_REQUESTS: Counter "quoit_node_requests_total" ["pool", "node"]
         "Requests given to the node, fragments of split commands included.";

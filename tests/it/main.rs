@@ -5,6 +5,8 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so, a random one prints its seed")]
 
 #[cfg(test)]
+mod acl;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod clients;

@@ -3,6 +3,7 @@
 use super::session::{Replies, Session};
 use crate::clock::Moment;
 use crate::command::{Args, reply};
+use crate::config::Listener;
 
 /// What a client may say of itself; most say nothing, so it is not part of the session.
 #[derive(Debug, Default)]
@@ -87,12 +88,12 @@ impl Session {
     }
 
     /// `RESET`: as if the client had just connected.
-    pub(super) fn forget(&self, needs_password: bool) {
+    pub(super) fn forget(&self, listener: &Listener) {
         self.forget_transaction();
         let mut inner = self.inner.borrow_mut();
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
-        inner.authenticated = !needs_password;
+        inner.become_default(listener);
         inner.level = None;
         if let Some(facts) = &mut inner.facts {
             facts.name.clear();
@@ -110,7 +111,7 @@ impl Session {
         let facts = inner.facts.as_deref().unwrap_or(&none);
         format!(
             "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi={multi} watch={watch} resp={} \
-             lib-name={} lib-ver={} user=default",
+             lib-name={} lib-ver={} user={}",
             self.id,
             facts.name,
             now.since(self.since).as_secs(),
@@ -123,6 +124,7 @@ impl Session {
             inner.version.number(),
             facts.lib_name,
             facts.lib_version,
+            inner.user.name(),
         )
     }
 }

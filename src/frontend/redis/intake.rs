@@ -53,6 +53,7 @@ impl Session {
         let view = self.worker.view();
         let topology = Arc::clone(&view.topology);
         let Some(listener) = topology.listener(self.listener) else { return data.len() };
+        self.renew_user(&topology);
         let kept = self.inner.borrow_mut().scan.take();
         let mut scan = kept.unwrap_or_else(|| self.worker.take_scan());
         let mut done = 0;
@@ -87,7 +88,7 @@ impl Session {
                 drop(inner);
                 return self.pass_on(data);
             }
-            if inner.closing {
+            if inner.closing || inner.broken {
                 return data.len();
             }
             if inner.alone {
@@ -197,11 +198,9 @@ impl Session {
         }
         let args = Args::new(data, scan.bounds());
         let mut out = Vec::new();
-        let (version, authenticated) = {
-            let inner = self.inner.borrow();
-            (inner.version, inner.authenticated)
-        };
-        let passable = passable_key(&args, scan.arguments()).filter(|_| authenticated && !scan.irregular());
+        let version = self.inner.borrow().version;
+        let passable =
+            passable_key(&args, scan.arguments()).filter(|(row, key)| !scan.irregular() && self.may_pass_on(row, key));
         let leased = match passable {
             Some((row, key)) => {
                 let lease = self.worker.coordinator.lease(view, listener, key, version, &mut out);

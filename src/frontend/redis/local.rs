@@ -6,10 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-use super::quoit;
 use super::requests::class_of;
 use super::session::Session;
 use super::worker::Order;
+use super::{acl, auth, quoit};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, glob, introspect};
@@ -59,11 +59,11 @@ pub(super) fn answer(
         }
         LocalVerb::HttpRequest => return Local::Close,
         LocalVerb::Reset => {
-            session.forget(listener.password.is_some());
+            session.forget(listener);
             reply::simple(out, "RESET");
         }
-        LocalVerb::Hello => return hello(session, listener, args, out),
-        LocalVerb::Auth => return auth(session, listener, args, out),
+        LocalVerb::Hello => return hello(session, view, listener, args, out),
+        LocalVerb::Auth => return auth::auth(session, view, listener, args, out),
         LocalVerb::Select => match args.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse::<i64>().ok())
         {
             Some(0) => reply::ok(out),
@@ -83,6 +83,7 @@ pub(super) fn answer(
             reply::array_header(out, 0);
         }
         LocalVerb::Time => time(out),
+        LocalVerb::Acl => return acl::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
         LocalVerb::ClientList => {
             list_clients(session, row, resp);
@@ -139,7 +140,7 @@ pub(super) fn resp_of(version: Version) -> Resp {
 }
 
 /// `HELLO [protover [AUTH user password] [SETNAME name]]`.
-fn hello(session: &Rc<Session>, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
+fn hello(session: &Rc<Session>, view: &View, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
     let version = match args.get(1) {
         None => session.inner.borrow().version,
         Some(b"2") => Version::Resp2,
@@ -164,7 +165,7 @@ fn hello(session: &Rc<Session>, listener: &Listener, args: &Args<'_>, out: &mut 
         }
     }
     if let Some((user, password)) = credentials {
-        if !sign_in(session, listener, user, password) {
+        if !session.sign_in(view, listener, args.get(0).unwrap_or_default(), user, password) {
             return refused(out, reply::wrongpass);
         }
     } else if !session.inner.borrow().authenticated {
@@ -191,39 +192,6 @@ fn hello(session: &Rc<Session>, listener: &Listener, args: &Args<'_>, out: &mut 
     reply::bulk(out, b"modules");
     reply::array_header(out, 0);
     Local::Reply(Outcome::Ok)
-}
-
-fn auth(session: &Session, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
-    let (user, password) = match (args.get(1), args.get(2)) {
-        (Some(user), Some(password)) if args.len() == 3 => (user, password),
-        (Some(password), None) => (b"default".as_slice(), password),
-        _ => return refused(out, reply::syntax_error),
-    };
-    if args.len() == 2 && listener.password.is_none() {
-        return refused(out, reply::auth_without_password);
-    }
-    if sign_in(session, listener, user, password) {
-        reply::ok(out);
-        Local::Reply(Outcome::Ok)
-    } else {
-        refused(out, reply::wrongpass)
-    }
-}
-
-/// Whether user and password are right; the session is signed in then. Without a configured password every password of
-/// the default user is right, as Redis has it (`nopass`).
-fn sign_in(session: &Session, listener: &Listener, user: &[u8], password: &[u8]) -> bool {
-    let right = user == b"default"
-        && listener.password.as_ref().is_none_or(|wanted| is_same_secret(wanted.expose().as_bytes(), password));
-    if right {
-        session.inner.borrow_mut().authenticated = true;
-    }
-    right
-}
-
-/// Compares in a time that tells nothing but the length.
-fn is_same_secret(wanted: &[u8], given: &[u8]) -> bool {
-    wanted.len() == given.len() && wanted.iter().zip(given).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 fn time(out: &mut Vec<u8>) {

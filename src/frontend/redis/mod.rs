@@ -3,6 +3,9 @@
 //! Everything of one worker runs on one thread: [`Worker`] is what its sessions share, `Worker::admit` starts a session
 //! for an accepted connection.
 
+mod acl;
+mod acl_log;
+mod auth;
 mod client;
 mod intake;
 mod local;
@@ -14,4 +17,5 @@ mod session;
 mod transaction;
 mod worker;
 
+pub use acl_log::AclLog;
 pub use worker::{Fleet, Order, Worker};

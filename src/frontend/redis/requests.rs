@@ -45,10 +45,14 @@ impl Session {
                 return Handled::Yes;
             }
         };
-        let (version, authenticated, level, has_transaction) = {
+        let (version, authenticated, restricted, level, has_transaction) = {
             let inner = self.inner.borrow();
-            (inner.version, inner.authenticated, inner.level, inner.transaction.is_some())
+            (inner.version, inner.authenticated, inner.restricted, inner.level, inner.transaction.is_some())
         };
+        if restricted && authenticated && !self.is_permitted(row, &args) {
+            self.void_transaction();
+            return Handled::Yes;
+        }
         if has_transaction && authenticated && self.is_queued(row) {
             self.queue(view, listener, &Request { frame, args, row, version, level });
             return Handled::Yes;

@@ -25,6 +25,7 @@ use super::output::Output;
 use super::requests::DIRECT_BYTES;
 use super::transaction::Transaction;
 use super::worker::Worker;
+use crate::acl::{DEFAULT, User};
 use crate::backend::Stream;
 use crate::clock::Moment;
 use crate::metrics::ListenerCells;
@@ -71,6 +72,9 @@ pub(super) struct Inner {
     /// What the client asks of replicas, in place of its pools' levels.
     pub(super) level: Option<Level>,
     pub(super) authenticated: bool,
+    /// Whether there is anything that the user may not do.
+    pub(super) restricted: bool,
+    pub(super) user: Arc<User>,
     /// The task is about to run anyway.
     woken: bool,
     /// Replies wait one turn of the event loop, so that those behind them can leave with them.
@@ -96,6 +100,8 @@ pub(super) struct Session {
     pub(super) since: Moment,
     pub(super) seen: Cell<Moment>,
     pub(super) cells: Arc<ListenerCells>,
+    /// The epoch of the topology that the user is of.
+    pub(super) users_epoch: Cell<u64>,
     pub(super) inner: RefCell<Inner>,
 }
 
@@ -108,8 +114,9 @@ impl Session {
         cells: Arc<ListenerCells>,
     ) -> Rc<Self> {
         let now = worker.context.clock.tick();
-        let needs_password =
-            worker.view().topology.listener(listener).is_some_and(|listener| listener.password.is_some());
+        let topology = Arc::clone(&worker.view().topology);
+        let user = topology.listener(listener).map(|listener| Arc::clone(&listener.default_user));
+        let user = user.unwrap_or_else(|| Arc::new(User::new(DEFAULT)));
         cells.clients_open.add(1);
         cells.clients_accepted.increment();
         Rc::new(Self {
@@ -119,6 +126,7 @@ impl Session {
             since: now,
             seen: Cell::new(now),
             cells,
+            users_epoch: Cell::new(topology.epoch),
             inner: RefCell::new(Inner {
                 stream: Some(stream),
                 output: Output::default(),
@@ -134,7 +142,9 @@ impl Session {
                 version: Version::Resp2,
                 replies: Replies::On,
                 level: None,
-                authenticated: !needs_password,
+                authenticated: user.needs_no_sign_in(),
+                restricted: !user.may_all(),
+                user,
                 woken: false,
                 graced: false,
                 closing: false,
@@ -189,6 +199,7 @@ impl Session {
 
     /// Looks after what no event announces.
     pub(super) fn keep_house(&self, view: &View, now: Moment) {
+        self.renew_user(&view.topology);
         let mut inner = self.inner.borrow_mut();
         if inner.obstacle == Obstacle::Room {
             inner.wake(); // It may be the worker's memory that was full.

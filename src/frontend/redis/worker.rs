@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::{mpsc, oneshot};
 
+use super::acl_log::AclLog;
 use super::output::Slot;
 use super::session::Session;
 use crate::backend::{Context, Limits, Stream};
@@ -61,6 +62,10 @@ pub struct Fleet {
     pub next_client: AtomicU64,
     /// The texts of scripts that clients have sent.
     pub sources: Arc<Sources>,
+    /// What clients were not allowed of late.
+    pub acl_log: AclLog,
+    /// Where a reload of the configuration is asked for.
+    pub ask_reload: mpsc::Sender<oneshot::Sender<Result<String, String>>>,
     /// When the process started.
     pub started: SystemTime,
 }
