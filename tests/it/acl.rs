@@ -187,7 +187,19 @@ fn what_is_shown_can_be_pasted() {
     }
 }
 
-/// Every command of the server, for every user, with keys of all kinds.
+/// `ACL DRYRUN` of one command with keys of all kinds, in several places.
+fn dry_runs<'a>(user: &'a str, command: &'a str, keys: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let mut requests = Vec::new();
+    for (&first, &second) in keys.iter().zip(keys.iter().cycle().skip(3)) {
+        for arguments in [&[first][..], &[first, second], &[first, second, "1"], &["1", first, second, first, "GET"]] {
+            let verb: Vec<&str> = command.split('|').collect();
+            requests.push([&["ACL", "DRYRUN", user], verb.as_slice(), arguments].concat());
+        }
+    }
+    requests
+}
+
+/// Every command of the server, for every user.
 #[test]
 fn rights_are_those_of_the_server() {
     let users: Vec<_> = USERS.iter().chain(RICH).copied().collect();
@@ -198,28 +210,20 @@ fn rights_are_those_of_the_server() {
     let (mut asked, mut denied, mut different) = (0, 0, Vec::new());
     for (name, _) in &users {
         for command in commands.iter().filter(|command| !PROGRAMS.contains(&command.as_str())) {
-            let words: Vec<&str> = command.split('|').collect();
-            for (first, second) in keys.iter().zip(keys.iter().cycle().skip(3)) {
-                for extra in
-                    [&[*first][..], &[*first, *second], &[*first, *second, "1"], &["1", *first, *second, *first, "GET"]]
-                {
-                    let request = [&["ACL", "DRYRUN", name], words.as_slice(), extra].concat();
-                    let request = encode(&request);
-                    server.send(&request);
-                    proxy.send(&request);
-                    let (want, got) = (server.receive(), proxy.receive());
-                    if want.value.text().starts_with("ERR wrong number") {
-                        continue; // Some verbs take other numbers of arguments in other versions.
-                    }
-                    if command == "pfmerge" && extra.len() == 1 {
-                        continue; // The server finds no key in it, and makes the destination nevertheless.
-                    }
-                    asked += 1;
-                    denied += u32::from(want.value != ok() && !want.value.is_error());
-                    if got.raw != want.raw {
-                        let request = String::from_utf8_lossy(&request).replace("\r\n", " ");
-                        different.push(format!("{request}: {:?}, the server {:?}", got.value, want.value));
-                    }
+            let requests = dry_runs(name, command, &keys);
+            let together: Vec<u8> = requests.iter().flat_map(|request| encode(request)).collect();
+            let answers = [&mut server, &mut proxy].map(|client| client.pipeline(&together, requests.len()));
+            for (request, (want, got)) in requests.iter().zip(answers[0].iter().zip(&answers[1])) {
+                if want.value.text().starts_with("ERR wrong number") {
+                    continue; // Some verbs take other numbers of arguments in other versions.
+                }
+                if command == "pfmerge" && request.len() == 5 {
+                    continue; // The server finds no key in it, and makes the destination nevertheless.
+                }
+                asked += 1;
+                denied += u32::from(want.value != ok() && !want.value.is_error());
+                if got.raw != want.raw {
+                    different.push(format!("{request:?}: {:?}, the server {:?}", got.value, want.value));
                 }
             }
         }
