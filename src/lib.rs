@@ -38,7 +38,8 @@
 //!    [`topology::View`], which serves the whole batch. [`protocol::resp::RequestScan`] finds where the request ends and
 //!    where its arguments are. Nothing is copied.
 //! 3. [`command::resolve`] gives the verb's [`command::Row`]. For `GET` its handling is
-//!    [`Forward`](command::Handling::Forward): one key, at a fixed place.
+//!    [`Forward`](command::Handling::Forward): one key, at a fixed place. If there is anything that the client's user may not
+//!    do, [`acl::User::check`] says whether it may do this.
 //! 4. The session opens a slot, the place of the reply among those to this client's other requests, and calls
 //!    [`coordinator::Coordinator::dispatch`]. [`topology::View::owner`] asks the pool's [`ring::Ring::primary`] and has
 //!    the node.

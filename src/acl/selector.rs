@@ -1,5 +1,7 @@
 //! One set of rights: which commands, on which keys, with which channels. A user has one, and may have more.
 
+use smallvec::SmallVec;
+
 use super::Denial;
 use crate::command::{Args, Flag, IDS, KeyIndexes, KeySpec, Row, all, each_key, glob_exact, lookup_full_name};
 
@@ -92,6 +94,7 @@ pub(super) struct Said {
 
 /// One set of rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent marks, as the rules have them")]
 pub struct Selector {
     commands: Bits,
     /// Commands that servers of the future may have, too.
@@ -329,7 +332,7 @@ impl Selector {
             let key = args.get(at).unwrap_or_default();
             return if self.may_use(key, use_of(row, spec, args)) { Ok(()) } else { Err(Denial::Key(at)) };
         }
-        let (mut indexes, mut specs) = (KeyIndexes::new(), Vec::new());
+        let (mut indexes, mut specs) = (KeyIndexes::new(), SmallVec::<[&KeySpec; 16]>::new());
         if each_key(row, args, &mut indexes, |spec| specs.push(spec)).is_err() {
             return Ok(()); // It names none, or none as it should: the store refuses it.
         }

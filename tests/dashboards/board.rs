@@ -278,11 +278,13 @@ fn clients() -> Vec<Panel> {
             Line,
             12,
             "cps",
-            "Connections closed by the proxy",
-            "Clients per second that did not speak the protocol, or did not read their replies.",
+            "Clients turned away",
+            "Clients per second that did not speak the protocol, or did not read their replies; and what clients were not \
+             allowed.",
         )
         .query("{{listener}} protocol error", "sum by (listener) (rate(quoit_protocol_errors_total{@}[@]))")
-        .query("{{listener}} output limit", "sum by (listener) (rate(quoit_output_limit_kills_total{@}[@]))"),
+        .query("{{listener}} output limit", "sum by (listener) (rate(quoit_output_limit_kills_total{@}[@]))")
+        .query("{{listener}} denied {{reason}}", "sum by (listener, reason) (rate(quoit_acl_denials_total{@}[@]))"),
     ]
 }
 

@@ -47,8 +47,14 @@ pub(super) fn answer(
             }
             true
         }
-        "acl|list" => list(&users(view, listener), out, |user| user.line()),
-        "acl|users" => list(&users(view, listener), out, |user| user.name().as_bytes().to_vec()),
+        "acl|list" => {
+            let lines: Vec<_> = users(view, listener).iter().map(|user| user.line()).collect();
+            list(&lines, out)
+        }
+        "acl|users" => {
+            let names: Vec<_> = users(view, listener).iter().map(|user| user.name().to_owned()).collect();
+            list(&names, out)
+        }
         "acl|log" => log(session, args, resp, out),
         "acl|load" => {
             load(session, row);
@@ -70,19 +76,17 @@ fn users(view: &View, listener: &Listener) -> Vec<Arc<User>> {
     users
 }
 
-fn list(users: &[Arc<User>], out: &mut Vec<u8>, show: impl Fn(&User) -> Vec<u8>) -> bool {
-    reply::array_header(out, users.len());
-    users.iter().for_each(|user| reply::bulk(out, &show(user)));
+fn list(texts: &[impl AsRef<[u8]>], out: &mut Vec<u8>) -> bool {
+    reply::array_header(out, texts.len());
+    for text in texts {
+        reply::bulk(out, text.as_ref());
+    }
     true
 }
 
 /// `ACL CAT [category]`.
 fn categories(args: &Args<'_>, out: &mut Vec<u8>) -> bool {
-    let Some(name) = args.get(2) else {
-        reply::array_header(out, CATEGORIES.len());
-        CATEGORIES.iter().for_each(|category| reply::bulk(out, category.as_bytes()));
-        return true;
-    };
+    let Some(name) = args.get(2) else { return list(&CATEGORIES, out) };
     if args.len() > 3 {
         reply::subcommand_syntax(out, args);
         return false;
@@ -92,10 +96,8 @@ fn categories(args: &Args<'_>, out: &mut Vec<u8>) -> bool {
         return false;
     };
     let rows = || all().iter().flat_map(|row| std::iter::once(row).chain(row.subcommands));
-    let found = || rows().filter(|row| is_in_category(row, category));
-    reply::array_header(out, found().count());
-    found().for_each(|row| reply::bulk(out, row.name.as_bytes()));
-    true
+    let found: Vec<_> = rows().filter(|row| is_in_category(row, category)).map(|row| row.name).collect();
+    list(&found, out)
 }
 
 /// `ACL DRYRUN user command …`: a text that says why not, or OK.
@@ -215,7 +217,9 @@ fn log(session: &Session, args: &Args<'_>, resp: Resp, out: &mut Vec<u8>) -> boo
     let entries = log.newest(count);
     let now_ms = session.worker.context.clock.wall_ms();
     reply::array_header(out, entries.len());
-    entries.iter().for_each(|entry| show_entry(entry, now_ms, resp, out));
+    for entry in &entries {
+        show_entry(entry, now_ms, resp, out);
+    }
     true
 }
 

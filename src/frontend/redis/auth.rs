@@ -119,18 +119,14 @@ impl Session {
 
     /// Signs in. Whether user and password are right; the session is who it was otherwise. `verb` is how it was asked for.
     pub(super) fn sign_in(&self, view: &View, listener: &Listener, verb: &[u8], name: &[u8], password: &[u8]) -> bool {
-        match listener.user(&view.topology.config, name).filter(|user| user.accepts(password)) {
-            Some(user) => {
-                let mut inner = self.inner.borrow_mut();
-                inner.become_user(Arc::clone(user));
-                inner.authenticated = true;
-                true
-            }
-            None => {
-                self.note_event(Reason::Auth, verb, name);
-                false
-            }
-        }
+        let Some(user) = listener.user(&view.topology.config, name).filter(|user| user.accepts(password)) else {
+            self.note_event(Reason::Auth, verb, name);
+            return false;
+        };
+        let mut inner = self.inner.borrow_mut();
+        inner.become_user(Arc::clone(user));
+        inner.authenticated = true;
+        true
     }
 }
 
