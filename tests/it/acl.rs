@@ -304,6 +304,43 @@ fn requests_are_refused_in_the_words_of_the_server() {
 }
 
 #[test]
+fn a_transaction_of_what_is_refused_is_void() {
+    let Some((server, fleet)) = both(Program::Redis, USERS) else { return };
+    let Some(quoit) = fleet.quoit() else { return };
+    let (mut server, mut proxy) = (server.client(), fleet.client());
+    for line in [
+        "AUTH keys pw",
+        "MULTI",
+        "SET rw:1 a",
+        "GET rw:1",
+        "EXEC",
+        "MULTI",
+        "SET rw:1 b",
+        "SET ro:1 b",
+        "GET rw:1",
+        "EXEC",
+        "GET rw:1",
+        "WATCH z",
+        "AUTH reader pw",
+        "MULTI",
+        "PING",
+    ] {
+        check_same(&mut server, &mut proxy, line);
+    }
+    // What was queued before rights changed does not run by those of before.
+    let mut client = fleet.client();
+    for line in ["AUTH all pw", "MULTI", "SET k v"] {
+        assert!(!client.line(line).is_error(), "{line}");
+    }
+    let users: Vec<_> = USERS.iter().filter(|(name, _)| *name != "all").copied().collect();
+    let config = Fleet::config_of(&fleet.stores).tables(&tables(&users)).tables(&table("all", "on >pw ~* +exec +get"));
+    quoit.write_config(&quoit.text_of(&config));
+    assert_eq!(quoit.admin("POST", "/reload").status, 200);
+    check_error(&mut client, "EXEC", "EXECABORT");
+    assert!(client.line("GET k").text().is_empty());
+}
+
+#[test]
 fn who_has_not_signed_in_may_do_nothing() {
     let users = [("default", "on >pw ~* +@read"), ("app", "on >pw ~* +@all")];
     let Some((server, fleet)) = both(Program::Redis, &[users[1]]) else { return };
