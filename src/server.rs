@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState, Hooks, ReloadResult};
 use crate::config::watch::{Change, Watch};
-use crate::config::{self, Config, LoadError};
+use crate::config::{self, Bind, Config, LoadError};
 use crate::frontend::redis::{AclLog, Fleet, Order, Worker};
-use crate::listener::{self, Intake};
+use crate::listener::{self, Client, Intake, Socket};
 use crate::metrics::{LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
 use crate::topology::{Topology, TopologyError};
 
@@ -50,7 +50,7 @@ pub enum ServerError {
     #[error("listen on {address}")]
     Bind {
         /// Which.
-        address: SocketAddr,
+        address: Bind,
         /// Why.
         source: io::Error,
     },
@@ -79,7 +79,7 @@ pub fn serve(path: &Path) -> Result<(), ServerError> {
 pub struct Server {
     control: Arc<Control>,
     workers: Vec<oneshot::Receiver<()>>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Socket>,
     admin: Option<TcpListener>,
     reloads: mpsc::Receiver<oneshot::Sender<ReloadResult>>,
     watch: Watch,
@@ -90,7 +90,7 @@ struct Control {
     path: PathBuf,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
-    open: Vec<SocketAddr>,
+    open: Vec<Bind>,
     draining: AtomicBool,
     /// What was wrong with the file when it was last read; nothing if it is in force.
     reload_fault: Mutex<Option<String>>,
@@ -104,13 +104,13 @@ impl Server {
     /// See [`ServerError`].
     pub fn start(config: Config, path: &Path) -> Result<Self, ServerError> {
         let mut inherited = listenfd::ListenFd::from_env();
-        let open: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.bind).collect();
+        let open: Vec<Bind> = config.listeners.iter().map(|listener| listener.bind.clone()).collect();
         let names: Vec<String> = config.listeners.iter().map(|listener| listener.name.clone()).collect();
         let mut listeners = Vec::new();
-        for (number, address) in open.iter().enumerate() {
-            listeners.push(open_listener(*address, number, &mut inherited)?);
+        for (number, listener) in config.listeners.iter().enumerate() {
+            listeners.push(open_listener(listener, number, &mut inherited)?);
         }
-        let admin = config.admin.bind.map(|address| open_listener(address, usize::MAX, &mut inherited)).transpose()?;
+        let admin = config.admin.bind.map(open_admin).transpose()?;
 
         let metrics = Metrics::new();
         let seen = config.content_hash;
@@ -230,17 +230,29 @@ impl Server {
 }
 
 fn open_listener(
-    address: SocketAddr,
+    listener: &config::Listener,
     number: usize,
     inherited: &mut listenfd::ListenFd,
-) -> Result<TcpListener, ServerError> {
-    let failed = |source| ServerError::Bind { address, source };
+) -> Result<Socket, ServerError> {
+    let failed = |source| ServerError::Bind { address: listener.bind.clone(), source };
     // systemd socket activation: sockets in the order of the listeners.
-    let passed = if number < inherited.len() { inherited.take_tcp_listener(number).map_err(failed)? } else { None };
-    let socket = match passed {
-        Some(socket) => socket,
-        None => listener::bind(address).map_err(failed)?,
-    };
+    let is_passed = number < inherited.len();
+    match &listener.bind {
+        Bind::Tcp(address) => {
+            let passed = if is_passed { inherited.take_tcp_listener(number).map_err(failed)? } else { None };
+            passed.map_or_else(|| listener::bind(*address), Ok).and_then(Socket::tcp).map_err(failed)
+        }
+        Bind::Unix(path) => {
+            let passed = if is_passed { inherited.take_unix_listener(number).map_err(failed)? } else { None };
+            let socket = passed.map_or_else(|| Socket::bind_unix(path, listener.socket_mode), Socket::unix);
+            socket.map_err(failed)
+        }
+    }
+}
+
+fn open_admin(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let failed = |source| ServerError::Bind { address: Bind::Tcp(address), source };
+    let socket = listener::bind(address).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     TcpListener::from_std(socket).map_err(failed)
 }
@@ -410,7 +422,7 @@ impl Intake for Door {
         clients < fleet.topology.load().config.proxy.clients_max as u64
     }
 
-    async fn take(&self, client: std::net::TcpStream) {
+    async fn take(&self, client: Client) {
         let fleet = &self.control.fleet;
         let fewest = fleet.loads.iter().zip(&fleet.workers).min_by_key(|(load, _)| load.load(Ordering::Relaxed));
         let Some((load, worker)) = fewest else { return };

@@ -119,6 +119,45 @@ fn host_name(text: &str) -> Result<String, AddressError> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// Where a listener of our own is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bind {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Bind {
+    /// Whether two listeners of ours would be in each other's way. Port 0 is a free port, another one each time.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp(left), Self::Tcp(right)) = (self, other) else { return self == other };
+        left.port() == right.port()
+            && left.port() != 0
+            && (left.ip() == right.ip() || left.ip().is_unspecified() || right.ip().is_unspecified())
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(formatter, "{address}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The address of a listener of our own, and why it is not one.
+pub(super) fn listen(text: &str) -> Result<Bind, String> {
+    if !text.starts_with("unix:") {
+        return bind(text).map(Bind::Tcp);
+    }
+    match text.parse() {
+        Ok(Address::Unix(path)) => Ok(Bind::Unix(path)),
+        Ok(Address::Tcp { .. }) | Err(_) => Err(AddressError::SocketPath.to_string()),
+    }
+}
+
 /// The address of a port of our own, and why it is not one.
 pub(super) fn bind(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| match text.rsplit_once(':') {
@@ -136,6 +175,20 @@ mod tests {
     fn check(text: &str, want: &str) {
         let got = text.parse::<Address>().map_or_else(|error| format!("{error:?}"), |address| address.to_string());
         assert_eq!(got, want, "{text}");
+    }
+
+    #[test]
+    fn addresses_of_our_own() {
+        let check = |text: &str, want: &str| {
+            assert_eq!(listen(text).map(|bind| bind.to_string()), Ok(want.to_owned()), "{text}");
+        };
+        check("127.0.0.1:6380", "127.0.0.1:6380");
+        check("unix:/run/quoit.sock", "unix:/run/quoit.sock");
+        check("unix:///run/quoit.sock", "unix:/run/quoit.sock");
+        assert!(listen("unix:quoit.sock").is_err() && listen("localhost:1").is_err());
+        let [any, one, path, free] =
+            ["0.0.0.0:1", "127.0.0.1:1", "unix:/a", "127.0.0.1:0"].map(|text| listen(text).unwrap());
+        assert!(any.overlaps(&one) && path.overlaps(&path) && !path.overlaps(&one) && !free.overlaps(&free));
     }
 
     #[test]

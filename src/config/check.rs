@@ -17,7 +17,7 @@ use toml::de::DeTable;
 use super::faults::{Fault, Faults, nearest};
 use super::file::{AdminTable, At, File, ListenerTable, PoolTable, ProxyTable, RouteTable};
 use super::secret::{Secret, Secrets, Source};
-use super::{Admin, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users};
+use super::{Admin, Bind, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users};
 use crate::acl::Users;
 
 /// Checks a whole file.
@@ -127,21 +127,21 @@ impl Check<'_> {
         users: &Users,
     ) -> Vec<Option<Listener>> {
         let mut checked: Vec<Option<Listener>> = Vec::new();
-        let mut seen: Vec<(std::net::SocketAddr, Range<usize>)> = Vec::new();
+        let mut seen: Vec<(Bind, Range<usize>)> = Vec::new();
         let mut names: HashMap<String, Range<usize>> = HashMap::new();
         for table in &file.listener {
             let listener = self.listener(table, pools, users);
             if let (Some(listener), Some(bind)) = (&listener, &table.bind) {
-                if let Some((_, first)) = seen.iter().find(|(other, _)| overlap(*other, listener.bind)) {
+                if let Some((_, first)) = seen.iter().find(|(other, _)| other.overlaps(&listener.bind)) {
                     self.duplicate("two listeners have the same address", &bind.span, first);
                 }
-                if admin.and_then(|admin| admin.bind).is_some_and(|admin| overlap(admin, listener.bind)) {
+                if admin.and_then(|admin| admin.bind).is_some_and(|admin| Bind::Tcp(admin).overlaps(&listener.bind)) {
                     self.push(
                         Fault::new(&bind.span, "this is the address of the admin port")
                             .help("give the listener another port, or set `bind` in `[admin]`"),
                     );
                 }
-                seen.push((listener.bind, bind.span.clone()));
+                seen.push((listener.bind.clone(), bind.span.clone()));
                 let place = table.name.as_ref().map_or(&bind.span, |name| &name.span);
                 match names.get(&listener.name) {
                     Some(first) if table.name.is_some() => {
@@ -167,7 +167,8 @@ impl Check<'_> {
         let pool = table.pool.as_ref().and_then(|name| self.pool_index(name, pools));
         let routes = self.routes(&table.route, pools);
         let bind = table.bind.as_ref()?;
-        let address = match address::bind(&bind.value) {
+        let socket_mode = self.socket_mode(&table.socket_mode);
+        let address = match address::listen(&bind.value) {
             Ok(address) => address,
             Err(help) => {
                 self.push(Fault::new(&bind.span, "`listener.bind` is not an address").help(help));
@@ -177,6 +178,7 @@ impl Check<'_> {
         Some(Listener {
             name: table.name.as_ref().unwrap_or(bind).value.clone(),
             bind: address,
+            socket_mode: socket_mode?,
             protocol: table.protocol,
             pool: pool?,
             routes: routes?,
@@ -190,6 +192,20 @@ impl Check<'_> {
             keyspace_timeout: Duration::from_millis(table.keyspace_timeout_ms),
             idle_timeout: table.idle_timeout_ms.map(Duration::from_millis),
         })
+    }
+
+    /// Permissions as chmod(1) takes them.
+    fn socket_mode(&mut self, mode: &At<String>) -> Option<u32> {
+        let is_octal =
+            (3..=4).contains(&mode.value.len()) && mode.value.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let number = u32::from_str_radix(&mode.value, 8).ok().filter(|number| is_octal && *number <= 0o777);
+        if number.is_none() {
+            self.push(
+                Fault::new(&mode.span, "these are no permissions")
+                    .help("three octal digits, such as `0660`: owner, group, others"),
+            );
+        }
+        number
     }
 
     /// The routes, longest prefix first.
@@ -315,13 +331,6 @@ fn is_host_name(name: &str) -> bool {
         && name.len() <= NAME_BYTES_MAX
         && name.chars().all(allowed)
         && name.parse::<std::net::IpAddr>().is_err()
-}
-
-/// Whether two ports of ours would be in each other's way. Port 0 is a free port, another one each time.
-fn overlap(left: std::net::SocketAddr, right: std::net::SocketAddr) -> bool {
-    left.port() == right.port()
-        && left.port() != 0
-        && (left.ip() == right.ip() || left.ip().is_unspecified() || right.ip().is_unspecified())
 }
 
 fn proxy(table: &ProxyTable) -> Proxy {

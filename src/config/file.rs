@@ -193,11 +193,14 @@ pub(super) struct ListenerTable {
     /// with a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<At<String>>,
-    /// IP address and port to listen on, such as `127.0.0.1:6380` or `[::]:6380`; `[::]` takes IPv6 alone. A change
-    /// needs a restart: a reload that adds a listener leaves it closed, and one that drops a listener is refused.
+    /// IP address and port to listen on, such as `127.0.0.1:6380` or `[::]:6380`; `[::]` takes IPv6 alone. Or a Unix socket,
+    /// such as `unix:/run/quoit/quoit.sock`: a socket there that nobody serves is replaced. A change needs a restart: a reload that adds a listener leaves it closed, and one that drops a listener is refused.
     #[schemars(extend("required" = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bind: Option<At<String>>,
+    /// The permissions of a Unix socket as `chmod` takes them: who may write may connect. Default: the user that quoit runs
+    /// as. A change needs a restart.
+    pub(super) socket_mode: At<String>,
     /// What clients speak here.
     pub(super) protocol: Protocol,
     /// Name of the pool that serves every key no route takes.
@@ -263,6 +266,7 @@ impl Default for ListenerTable {
         Self {
             name: None,
             bind: None,
+            socket_mode: At { value: "0600".to_owned(), span: 0..0 },
             protocol: Protocol::Redis,
             pool: None,
             route: Vec::new(),

@@ -39,7 +39,7 @@ mod shape;
 mod users;
 pub mod watch;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, Bind};
 pub use faults::{Fault, Faults};
 pub use file::Protocol;
 pub use reference::markdown;
@@ -100,7 +100,9 @@ pub struct Listener {
     /// What logs and metrics call it; unique.
     pub name: String,
     /// Where it listens; no other listener's.
-    pub bind: SocketAddr,
+    pub bind: Bind,
+    /// The permissions of its Unix socket.
+    pub socket_mode: u32,
     /// What clients speak.
     pub protocol: Protocol,
     /// The pool for keys that no route takes: an index into [`Config::pools`].

@@ -11,14 +11,13 @@
 //! - Health never changes placement (FAILURES F1).
 //! - A replicated pool keeps its ring while it is served.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::Context;
 use crate::backend::redis::{BreakerOptions, Credentials, Node, NodeOptions};
 use crate::config::reload::{self, RingChange};
-use crate::config::{Config, Listener, Pool};
+use crate::config::{Bind, Config, Listener, Pool};
 use crate::metrics::Metrics;
 use crate::quorum::Lag;
 use crate::ring::{Ring, RingError};
@@ -63,7 +62,7 @@ pub enum TopologyError {
     },
     /// A listener that is open is not configured any more.
     #[error("the listener on {0} is not in the configuration any more, which needs a restart")]
-    Listener(SocketAddr),
+    Listener(Bind),
     /// A replicated pool that is served would get another ring.
     #[error(
         "{}; the ring of a replicated pool cannot be changed while it is served: undo this, or add a pool of another name \
@@ -78,13 +77,13 @@ impl Topology {
     ///
     /// # Errors
     /// See [`TopologyError`].
-    pub fn build(config: Arc<Config>, epoch: u64, open: &[SocketAddr]) -> Result<Self, TopologyError> {
+    pub fn build(config: Arc<Config>, epoch: u64, open: &[Bind]) -> Result<Self, TopologyError> {
         let pools = config.pools.iter().map(PoolTopology::build).collect::<Result<_, _>>()?;
         let listeners = open
             .iter()
             .map(|bind| {
-                let place = config.listeners.iter().position(|listener| listener.bind == *bind);
-                place.ok_or(TopologyError::Listener(*bind))
+                let place = config.listeners.iter().position(|listener| &listener.bind == bind);
+                place.ok_or_else(|| TopologyError::Listener(bind.clone()))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { epoch, config, pools, listeners })
@@ -94,7 +93,7 @@ impl Topology {
     ///
     /// # Errors
     /// See [`TopologyError`]. This one stays in force then.
-    pub fn replaced_by(&self, config: Arc<Config>, open: &[SocketAddr]) -> Result<Self, TopologyError> {
+    pub fn replaced_by(&self, config: Arc<Config>, open: &[Bind]) -> Result<Self, TopologyError> {
         let changes = reload::ring_changes(&self.config, &config);
         if !changes.is_empty() {
             return Err(TopologyError::RingInUse(changes));
@@ -261,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_replicated_pool_keeps_its_ring() {
-        let open = ["127.0.0.1:6380".parse().unwrap()];
+        let open = [Bind::Tcp("127.0.0.1:6380".parse().unwrap())];
         let topology = Topology::build(config(&["a", "b", "c"], "linearizable"), 7, &open).unwrap();
         let next = topology.replaced_by(config(&["a", "b", "c"], "all"), &open).unwrap();
         assert_eq!(next.epoch, 8);

@@ -40,3 +40,5 @@ mod scripting;
 mod support;
 #[cfg(test)]
 mod transactions;
+#[cfg(test)]
+mod unix_sockets;

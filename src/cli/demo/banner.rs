@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::loopback;
 use super::stores::{Kind, Stores};
-use crate::config::Config;
+use crate::config::{Bind, Config};
 
 /// The facts that the banner is made of.
 pub(super) struct Banner {
@@ -34,7 +34,10 @@ impl Banner {
             stores: stores.ports().to_vec(),
             in_ring,
             replicas: config.pools.first().map_or(1, |pool| pool.replicas),
-            clients: config.listeners.first().map(|listener| listener.bind),
+            clients: config.listeners.first().and_then(|listener| match listener.bind {
+                Bind::Tcp(address) => Some(address),
+                Bind::Unix(_) => None,
+            }),
             admin: config.admin.bind,
             path: path.to_owned(),
             program: quoted(program),

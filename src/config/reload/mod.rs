@@ -7,9 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::net::SocketAddr;
 
-use super::{Address, Config, Pool};
+use super::{Address, Bind, Config, Pool};
 use crate::ring::{Member, Placement};
 
 /// The settings that differ and only take effect with a restart, by name. Everything else is applied by a reload.
@@ -32,8 +31,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     names
 }
 
-fn addresses(config: &Config) -> BTreeSet<SocketAddr> {
-    config.listeners.iter().map(|listener| listener.bind).collect()
+fn addresses(config: &Config) -> BTreeSet<&Bind> {
+    config.listeners.iter().map(|listener| &listener.bind).collect()
 }
 
 /// The replicated pools whose keys would have other replicas than they have, each with the first thing that differs; empty

@@ -104,7 +104,7 @@ impl Session {
     /// The line of `CLIENT LIST` (fields: Redis's manual page of `CLIENT LIST`; those that have no meaning here are
     /// left out).
     pub(super) fn describe(&self, now: Moment) -> String {
-        let peer = self.peer().map(|peer| peer.to_string()).unwrap_or_default();
+        let (peer, is_local) = (self.peer().unwrap_or_default(), self.is_local());
         let inner = self.inner.borrow();
         let none = ClientFacts::default();
         let (multi, watch) = inner.transaction.as_ref().map_or((-1, 0), |transaction| transaction.counts());
@@ -119,6 +119,7 @@ impl Session {
             match (facts.no_evict, multi) {
                 (true, _) => "e",
                 (false, 0..) => "x",
+                (false, _) if is_local => "U",
                 (false, _) => "N",
             },
             inner.version.number(),

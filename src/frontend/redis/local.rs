@@ -13,7 +13,7 @@ use super::{acl, auth, quoit};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, glob, introspect};
-use crate::config::Listener;
+use crate::config::{Bind, Listener};
 use crate::metrics::Outcome;
 use crate::protocol::resp::Version;
 use crate::topology::View;
@@ -205,16 +205,21 @@ fn time(out: &mut Vec<u8>) {
 /// `CONFIG GET` of what exists here or what clients ask at start (redis-benchmark: `save`, `appendonly`).
 fn config_get(session: &Session, listener: &Listener, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) {
     let topology = &session.worker.view().topology;
+    let (ip, port, path) = match &listener.bind {
+        Bind::Tcp(address) => (address.ip().to_string(), address.port(), String::new()),
+        Bind::Unix(path) => (String::new(), 0, path.display().to_string()),
+    };
     let settings = [
         ("appendonly", "no".to_owned()),
-        ("bind", listener.bind.ip().to_string()),
+        ("bind", ip),
         ("databases", "1".to_owned()),
         ("maxclients", topology.config.proxy.clients_max.to_string()),
         ("maxmemory", topology.config.proxy.memory_bytes_max.to_string()),
-        ("port", listener.bind.port().to_string()),
+        ("port", port.to_string()),
         ("proto-max-bulk-len", listener.request_bytes_max.to_string()),
         ("save", String::new()),
         ("timeout", listener.idle_timeout.map_or(0, |timeout| timeout.as_secs()).to_string()),
+        ("unixsocket", path),
     ];
     let asked: Vec<String> =
         args.iter().skip(2).map(|pattern| String::from_utf8_lossy(pattern).to_ascii_lowercase()).collect();

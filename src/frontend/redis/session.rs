@@ -13,7 +13,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -156,12 +155,20 @@ impl Session {
         })
     }
 
-    /// Where the client is; nothing once it has gone.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
+    /// Where the client is, as `CLIENT LIST` says it: for a Unix socket the socket itself. Nothing once it has gone.
+    pub(super) fn peer(&self) -> Option<String> {
         match self.inner.borrow().stream.as_ref()? {
-            Stream::Tcp(stream) => stream.peer_addr().ok(),
-            Stream::Unix(_) => None,
+            Stream::Tcp(stream) => stream.peer_addr().ok().map(|peer| peer.to_string()),
+            Stream::Unix(stream) => {
+                let own = stream.local_addr().ok()?;
+                own.as_pathname().map(|path| format!("{}:0", path.display()))
+            }
         }
+    }
+
+    /// Whether the client is on this machine and came by a Unix socket.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.inner.borrow().stream, Some(Stream::Unix(_)))
     }
 
     /// Serves the client until it leaves.

@@ -18,6 +18,7 @@ use super::session::Session;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
 use crate::coordinator::{Coordinator, Sources};
+use crate::listener::Client;
 use crate::metrics::{ListenerCells, Metrics, WorkerCells};
 use crate::protocol::resp::RequestScan;
 use crate::topology::{Topology, View};
@@ -40,7 +41,7 @@ const WORTH_CLOSING_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub enum Order {
     /// Serve this client, which came in on the listener of that number.
-    Serve(std::net::TcpStream, usize),
+    Serve(Client, usize),
     /// The topology has changed: take it now, not at the next request.
     Refresh,
     /// List the clients, as `CLIENT LIST` does.
@@ -220,13 +221,17 @@ impl Worker {
         }
     }
 
-    fn admit(self: &Rc<Self>, stream: std::net::TcpStream, listener: usize) {
+    fn admit(self: &Rc<Self>, client: Client, listener: usize) {
         // The acceptor has counted the client; whoever lets it go counts it out.
         let leaving = Leaving(Arc::clone(&self.load));
         let Some(cells) = self.listeners.get(listener).map(Arc::clone) else { return };
-        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
+        let stream = match client {
+            Client::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
+            Client::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
+        };
+        let Ok(stream) = stream else { return };
         let id = self.fleet.next_client.fetch_add(1, Ordering::Relaxed);
-        let session = Session::new(id, listener, Stream::Tcp(stream), self, cells);
+        let session = Session::new(id, listener, stream, self, cells);
         self.sessions.borrow_mut().insert(id, Rc::clone(&session));
         let worker = Rc::clone(self);
         self.context.spawn(async move {
