@@ -178,7 +178,7 @@ impl Check<'_> {
         Some(Listener {
             name: table.name.as_ref().unwrap_or(bind).value.clone(),
             bind: address,
-            socket_mode: socket_mode?,
+            socket_mode,
             protocol: table.protocol,
             pool: pool?,
             routes: routes?,
@@ -194,8 +194,8 @@ impl Check<'_> {
         })
     }
 
-    /// Permissions as chmod(1) takes them.
-    fn socket_mode(&mut self, mode: &At<String>) -> Option<u32> {
+    /// Permissions as chmod(1) takes them; none at all where they are wrong.
+    fn socket_mode(&mut self, mode: &At<String>) -> u32 {
         let is_octal =
             (3..=4).contains(&mode.value.len()) && mode.value.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
         let number = u32::from_str_radix(&mode.value, 8).ok().filter(|number| is_octal && *number <= 0o777);
@@ -205,7 +205,7 @@ impl Check<'_> {
                     .help("three octal digits, such as `0660`: owner, group, others"),
             );
         }
-        number
+        number.unwrap_or(0)
     }
 
     /// The routes, longest prefix first.
