@@ -74,9 +74,7 @@ fn the_connection_survives_what_is_not_served() {
     );
     let lines = [
         "SUBSCRIBE channel",
-        "MULTI",
         "EXEC",
-        "WATCH a",
         "BLPOP a 0",
         "BRPOPLPUSH a b 0",
         "XREAD BLOCK 0 STREAMS a 0",
