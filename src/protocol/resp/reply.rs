@@ -80,6 +80,9 @@ impl ReplyScan {
                 None => return Ok(Step::Partial { len: 0 }),
                 Some(kind) => self.kind = *kind,
             }
+            if let Some(len) = short_reply(buf) {
+                return Ok(Step::Complete { len });
+            }
             self.values_left = 1;
         }
         loop {
@@ -161,6 +164,35 @@ impl ReplyScan {
             Line::Number(..) | Line::NotANumber(_) => Err(ReplyError::Length),
         }
     }
+}
+
+/// Bytes of the longest number, its sign and line end.
+const NUMBER_BYTES_MAX: usize = 22;
+
+/// The end of a reply that is here in full, if it is of the kinds that nearly all replies are: a number, a short bulk
+/// string, an array of such. No state is kept for these.
+#[inline]
+fn short_reply(buf: &[u8]) -> Option<usize> {
+    let (count, elements) = match buf {
+        [b'*', d @ b'1'..=b'9', b'\r', b'\n', ..] => (usize::from(d - b'0'), 4),
+        [b'*', t @ b'1'..=b'9', d @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (usize::from(t - b'0') * 10 + usize::from(d - b'0'), 5)
+        }
+        _ => (1, 0),
+    };
+    let mut at = elements;
+    for _ in 0..count {
+        at += match buf.get(at..)? {
+            [b'$', d @ b'0'..=b'9', b'\r', b'\n', ..] => 6 + usize::from(d - b'0'),
+            [b'$', t @ b'1'..=b'9', d @ b'0'..=b'9', b'\r', b'\n', ..] => {
+                7 + usize::from(t - b'0') * 10 + usize::from(d - b'0')
+            }
+            [b':', b'0'..=b'9', b'\r', b'\n', ..] => 4,
+            [b':', tail @ ..] => tail.iter().take(NUMBER_BYTES_MAX).position(|byte| *byte == b'\n')? + 2,
+            _ => return None,
+        };
+    }
+    (at <= buf.len()).then_some(at)
 }
 
 #[cfg(test)]
