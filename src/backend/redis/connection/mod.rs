@@ -25,7 +25,8 @@ pub(super) use self::overdue::Swept;
 const DIRECT_BYTES: usize = 16 * 1024;
 /// Reads of one wake-up, so that one busy store does not hold the worker.
 const READS_PER_WAKE: usize = 8;
-/// A write buffer that grew beyond this is given back when it is empty.
+/// A write buffer that grew beyond this is given back when nothing is in flight, or when little of it was needed: one that
+/// is given back while it is needed is grown again from nothing for the next batch, copy by copy.
 const OUTGOING_KEPT_BYTES: usize = 256 * 1024;
 
 /// A request whose reply is due, or a transaction, which is several of them.
@@ -459,11 +460,11 @@ impl Inner {
         }
         self.blocked = blocked;
         if !blocked {
-            self.outgoing.clear();
-            self.written = 0;
-            if self.outgoing.capacity() > OUTGOING_KEPT_BYTES {
+            if self.outgoing.capacity() > OUTGOING_KEPT_BYTES && self.outgoing.len() < self.outgoing.capacity() / 16 {
                 self.outgoing = Vec::new();
             }
+            self.outgoing.clear();
+            self.written = 0;
         } else if self.written > self.outgoing.len() / 2 {
             self.outgoing.drain(..self.written);
             self.written = 0;
@@ -483,6 +484,14 @@ impl Inner {
         if self.bytes_written != self.bytes_counted {
             node.cells.sent_bytes.add(self.bytes_written - self.bytes_counted);
             self.bytes_counted = self.bytes_written;
+        }
+    }
+
+    /// Nothing is in flight: gives back what a burst has left.
+    fn shrink(&mut self, node: &Node) {
+        if self.outgoing.is_empty() && self.outgoing.capacity() > OUTGOING_KEPT_BYTES {
+            self.outgoing = Vec::new();
+            self.account(node);
         }
     }
 

@@ -37,6 +37,9 @@ impl Connection {
             let inner = &mut *inner;
             let is_waited_for = inner.in_flight.iter().any(|entry| !entry.patient || entry.end > inner.bytes_written);
             swept.idle = !is_waited_for && !inner.leased;
+            if swept.idle {
+                inner.shrink(node);
+            }
             if let Some(since) = inner.paused {
                 swept.obstructed = now.since(since) > PAUSE_MAX;
             } else {
