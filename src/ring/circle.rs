@@ -140,6 +140,11 @@ impl Circle {
         }
     }
 
+    /// How many places there are.
+    pub(super) fn len(&self) -> usize {
+        self.owners.len()
+    }
+
     /// The owner at a place.
     #[inline]
     pub(super) fn owner(&self, place: usize) -> MemberId {

@@ -156,6 +156,23 @@ impl Ring {
         }
     }
 
+    /// How many places there are whose keys have the same replicas each; none for a placement without such places.
+    pub fn places(&self) -> Option<usize> {
+        match &self.table {
+            Table::Circle(circle) => Some(circle.len()),
+            Table::Rendezvous(_) | Table::Jump { .. } => None,
+        }
+    }
+
+    /// The place of a key, below [`Ring::places`].
+    #[inline]
+    pub fn place_of(&self, key: &[u8]) -> Option<usize> {
+        match &self.table {
+            Table::Circle(circle) => Some(self.place(circle, self.shard_key(key))),
+            Table::Rendezvous(_) | Table::Jump { .. } => None,
+        }
+    }
+
     /// The members, in the order of the spec; a [`MemberId`] is an index into it.
     pub fn members(&self) -> &[Member] {
         &self.spec.members

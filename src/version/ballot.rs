@@ -71,10 +71,13 @@ impl OpId {
 
 impl Ballot {
     /// The bytes of the ballot, whose order is that of ballots.
+    #[inline]
     pub fn encode(self) -> [u8; BALLOT_BYTES] {
         let mut bytes = [0; BALLOT_BYTES];
-        let parts = self.term().encode().into_iter().chain(self.seq.to_be_bytes());
-        bytes.iter_mut().zip(parts).for_each(|(place, byte)| *place = byte);
+        if let Some((term, seq)) = bytes.split_first_chunk_mut::<TERM_BYTES>() {
+            *term = self.term().encode();
+            seq.copy_from_slice(&self.seq.to_be_bytes());
+        }
         bytes
     }
 

@@ -24,8 +24,8 @@ mod script;
 pub use ballot::{BALLOT_BYTES, Ballot, OpId, TERM_BYTES, Term, WRITER_BITS};
 pub use hlc::Hlc;
 pub use names::{
-    FENCE_BYTES, FENCE_KEY, Fence, FenceError, FenceState, Founding, Mark, ROUNDS_MAX, is_reserved, key_of_record,
-    write_record_key,
+    FENCE_BYTES, FENCE_KEY, Fence, FenceError, FenceState, Founding, Mark, ROUNDS_MAX, around_record_key, is_reserved,
+    key_of_record, write_record_key,
 };
 pub use record::{OPERATIONS_MAX, Operations, Record, RecordError};
 pub use script::{ANY_BASE, NO_BASE, Script};

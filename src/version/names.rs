@@ -17,14 +17,16 @@ pub fn is_reserved(key: &[u8]) -> bool {
 /// Appends the name of the record of `key`. No two keys have the same, and a store in cluster mode keeps it in the slot
 /// of its key, unless the key has a closing brace without a hash tag.
 pub fn write_record_key(key: &[u8], out: &mut Vec<u8>) {
-    if has_hash_tag(key) {
-        out.extend_from_slice(b"\0qw");
-        out.extend_from_slice(key);
-    } else {
-        out.extend_from_slice(b"\0qv{");
-        out.extend_from_slice(key);
-        out.push(b'}');
-    }
+    let (before, after) = around_record_key(key);
+    out.extend_from_slice(before);
+    out.extend_from_slice(key);
+    out.extend_from_slice(after);
+}
+
+/// What stands before and after `key` in the name of its record.
+#[inline]
+pub fn around_record_key(key: &[u8]) -> (&'static [u8], &'static [u8]) {
+    if has_hash_tag(key) { (b"\0qw", b"") } else { (b"\0qv{", b"}") }
 }
 
 /// Whether there is something between the first `{` and the next `}` (the cluster specification's "hash tags").

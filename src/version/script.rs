@@ -14,11 +14,13 @@ pub const NO_BASE: [u8; BALLOT_BYTES] = [0; BALLOT_BYTES];
 /// The base of an update that takes any.
 pub const ANY_BASE: &[u8] = b"*";
 
-/// A script: the file `scripts/<name>.lua` beside this one, or several in `scripts/exec/`.
+/// A script: the file `scripts/<name>.lua` beside this one, in some cases with others before it, or several in `scripts/exec/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Script {
     /// A write that needs no base.
     Blind,
+    /// Such writes of several keys.
+    BlindMany,
     /// The promise to accept nothing below a term.
     Prepare,
     /// A command on a known base, or none, which renews the ballot.
@@ -66,8 +68,8 @@ macro_rules! loaded {
 
 impl Script {
     /// All scripts.
-    pub const ALL: [Self; 7] =
-        [Self::Blind, Self::Prepare, Self::Apply, Self::State, Self::Fetch, Self::Exec, Self::Multi];
+    pub const ALL: [Self; 8] =
+        [Self::Blind, Self::BlindMany, Self::Prepare, Self::Apply, Self::State, Self::Fetch, Self::Exec, Self::Multi];
 
     /// The text for SCRIPT LOAD and EVAL.
     pub fn body(self) -> &'static str {
@@ -81,7 +83,8 @@ impl Script {
 
     fn loaded(self) -> &'static Loaded {
         match self {
-            Self::Blind => loaded!("scripts/blind.lua"),
+            Self::Blind => loaded!("scripts/succeed.lua", "scripts/blind.lua"),
+            Self::BlindMany => loaded!("scripts/succeed.lua", "scripts/blind_many.lua"),
             Self::Prepare => loaded!("scripts/prepare.lua"),
             Self::Apply => loaded!("scripts/apply.lua"),
             Self::State => loaded!("scripts/state.lua"),

@@ -54,6 +54,30 @@ fn a_blind_write_wins_by_its_ballot() {
 }
 
 #[test]
+fn blind_writes_of_several_keys_are_each_for_itself() {
+    Stage::on_every_store(|stage| {
+        let many = |stage: &mut Stage, hlc, fresh_ms| {
+            stage.blind_many(&[("a", at(hlc, 1), "v"), ("b", at(hlc, 1), "w"), ("c", at(hlc, 1), "x")], fresh_ms)
+        };
+        assert_eq!(many(stage, 10, "250"), Value::Integer(1), "{}", stage.name);
+        stage.check("MGET a b c", &Value::Array(vec![bulk("v"), bulk("w"), bulk("x")]));
+        assert_eq!(stage.record("b"), Record { accepted: at(10, 1), ..Record::default() });
+        stage.blind("b", at(30, 2), "other", "");
+        let refused = Value::Array(vec![bulk("R"), bulk(stage.record_bytes("b"))]);
+        let one = Value::Integer(1);
+        assert_eq!(many(stage, 20, ""), Value::Array(vec![bulk("M"), one.clone(), refused, one]), "{}", stage.name);
+        stage.check("MGET a b c", &Value::Array(vec![bulk("v"), bulk("other"), bulk("x")]));
+        assert_eq!(stage.record("c"), Record { accepted: at(20, 1), ..Record::default() });
+        // What is young is left alone in some of them, as `blind_within` does it.
+        stage.prepare(&["a"], at(40, 2).term());
+        let writes = [("a", at(50, 1), "y"), ("c", at(50, 1), "y")];
+        let alone = stage.blind_within("a", at(50, 1), 250).letter();
+        let among = stage.blind_many(&writes, "250").items()[1].letter();
+        assert_eq!((alone, among), ('R', 'R'), "{}", stage.name);
+    });
+}
+
+#[test]
 fn a_promise_stops_what_is_older() {
     Stage::on_every_store(|stage| {
         stage.blind("k", at(10, 1), "v", "");
@@ -113,6 +137,7 @@ fn another_fence_stops_every_script() {
         let replies = |stage: &mut Stage| {
             [
                 stage.blind("k", at(20, 1), "w", ""),
+                stage.blind_many(&[("k", at(20, 1), "w"), ("other", at(20, 1), "w")], ""),
                 stage.prepare(&["k"], at(20, 1).term()),
                 stage.update("k", at(20, 1), 1, "DEL k"),
                 stage.state("k", &record, b"", "", "W"),
@@ -373,6 +398,7 @@ fn a_full_store_changes_nothing_but_lets_go() {
         let newer = Record { accepted: at(30, 1), ..Record::default() };
         let refused = [
             stage.blind("k", at(20, 1), "8", ""),
+            stage.blind_many(&[("k", at(20, 1), "8"), ("new", at(20, 1), "8")], "250").items()[1].clone(),
             stage.blind("k", at(20, 1), "8", "33000000000000"),
             stage.update("k", at(20, 1), 1, "INCR k"),
             stage.state("k", &newer, &payload, "", "P"),

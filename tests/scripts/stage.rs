@@ -209,6 +209,17 @@ impl Stage {
         self.run(Script::Blind, &[key.into(), record_key(key)], args)
     }
 
+    /// Several at once: key, ballot, value. With the time for which others are left alone, or none.
+    pub(crate) fn blind_many(&mut self, writes: &[(&str, Ballot, &str)], fresh_ms: &str) -> Value {
+        let records = writes.iter().map(|(key, ..)| record_key(key));
+        let keys: Vec<Vec<u8>> = records.chain(writes.iter().map(|(key, ..)| (*key).into())).collect();
+        let mut args = words![fresh_ms];
+        for (_, ballot, value) in writes {
+            args.extend(words![ballot.encode(), *value]);
+        }
+        self.run(Script::BlindMany, &keys, args)
+    }
+
     /// With the time for which others are left alone.
     pub(crate) fn blind_within(&mut self, key: &str, ballot: Ballot, fresh_ms: u64) -> Value {
         let args = words![ballot.encode(), GRACE_MS.to_string(), "SET", "v", "", fresh_ms.to_string()];
