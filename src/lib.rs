@@ -102,7 +102,9 @@
 //! 5. A `GET` asks one replica for record, fence and value in one `MGET`, and as many others as the level needs for record and
 //!    fence. While they agree, the value goes to the session as it came. If they do not, or one takes longer than
 //!    `hedge_ms`, the read begins anew as a task: it asks all, writes the newest state back, and then reads.
-//! 6. A store whose fence is not the expected one counts for nothing from that answer on. One worker of each proxy rebuilds
+//! 6. Of a pipeline, what steps 2 and 5 say to one store is put together and leaves when the last request is served
+//!    (`src/replication/bundle.rs`): records in one `MGET`, short values in another, plain `SET`s in one script.
+//! 7. A store whose fence is not the expected one counts for nothing from that answer on. One worker of each proxy rebuilds
 //!    stores that have lost theirs. `docs/decisions/2026-11-23-replication.md` says why all this is so.
 //!
 //! ## A reload

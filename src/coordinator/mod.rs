@@ -126,6 +126,18 @@ impl Coordinator {
         self.replicates.set(self.groups.any());
     }
 
+    /// What is dispatched from now on is one batch of one client. Whether [`Coordinator::end_batch`] has to follow, before
+    /// anything else happens on this thread.
+    #[inline]
+    pub fn begin_batch(&self) -> bool {
+        self.replicates.get() && self.engine.begin_batch()
+    }
+
+    /// The batch is over: what was gathered of it is sent.
+    pub fn end_batch(&self) {
+        self.engine.end_batch();
+    }
+
     /// The worker drains: what runs for nobody ends.
     pub fn end(&self) {
         self.engine.end();

@@ -15,7 +15,7 @@ use crate::config::{Pool, Rewrite};
 use crate::metrics::{Metrics, Outcome, ReplicationCells};
 use crate::protocol::resp::{write_bulk, write_header};
 use crate::quorum::Level;
-use crate::replication::{self, Engine, Group, Member, Members, Settings, Taken};
+use crate::replication::{self, Engine, Group, Member, Members, Places, Settings, Taken};
 use crate::topology::View;
 use crate::version::is_reserved;
 
@@ -83,12 +83,18 @@ impl Groups {
                     }
                 }
             };
+            let ring = Arc::clone(&view.topology);
+            let places = topology.ring.places().map(|count| Places {
+                count,
+                of: Box::new(move |key| ring.pools.get(index).and_then(|pool| pool.ring.place_of(key)).unwrap_or(0)),
+            });
             let cells = {
                 let mut all = self.cells.borrow_mut();
                 Arc::clone(all.entry(pool.name.clone()).or_insert_with(|| metrics.replication(&pool.name)))
             };
             let (serial, lag) = (engine.next_serial(), Arc::clone(&topology.lag));
-            let group = Group::counting(&pool.name, settings, members.collect(), serial, Box::new(visit), cells, lag);
+            let group =
+                Group::counting(&pool.name, settings, members.collect(), serial, Box::new(visit), places, cells, lag);
             engine.keep(&group, leads);
             pools.push(Some(group));
         }
@@ -160,9 +166,17 @@ impl Coordinator {
         out: &mut Vec<u8>,
     ) -> Option<Verdict> {
         let mut keys = KeyIndexes::new();
-        match (request.row.handling, request.row.single_key_at) {
-            (Handling::Forward, Some(at)) => keys.push(u32::from(at)),
-            _ => command::keys(request.row, &request.args, &mut keys).ok()?,
+        if let (Handling::Forward, Some(at)) = (request.row.handling, request.row.single_key_at) {
+            let place = Self::place_of(target, request.args.get(usize::from(at))?);
+            let group = self.groups.get(place.pool)?;
+            keys.push(u32::from(at));
+            if !place.rewritten {
+                let pool = target.view.topology.config.pools.get(place.pool)?;
+                let level = request.level.or(place.level).unwrap_or(pool.level);
+                return Some(self.serve(&group, request, &keys, level, sink, tag, out));
+            }
+        } else {
+            command::keys(request.row, &request.args, &mut keys).ok()?;
         }
         let first = request.args.get(*keys.first()? as usize)?;
         let place = Self::place_of(target, first);
@@ -237,7 +251,7 @@ impl Coordinator {
             };
             match &members {
                 None => members = Some(own),
-                Some(first) if first.iter().zip(&own).all(|(one, other)| Rc::ptr_eq(one, other)) => {}
+                Some(first) if first.are(&own) => {}
                 Some(_) => {
                     reply::crossslot(out);
                     return Verdict::Answered(Outcome::Refused);
@@ -277,6 +291,7 @@ impl Coordinator {
         let mut only = KeyIndexes::new();
         only.push(1);
         let mut refusal = Vec::new();
+        let begins = self.begin_batch();
         for (part, at) in keys.iter().enumerate() {
             let at = *at as usize;
             let key = request.args.get(at).unwrap_or_default();
@@ -303,6 +318,9 @@ impl Coordinator {
             if verdict != Verdict::Sent {
                 merge.part_answered(part, &refusal);
             }
+        }
+        if begins {
+            self.end_batch();
         }
         merge.all_sent();
         Verdict::Sent

@@ -119,7 +119,7 @@ impl Coordinator {
             }
             let first = anchor.get_or_insert_with(|| key.to_vec());
             let same = match (group.replicas_of(first), group.replicas_of(&key)) {
-                (Some(one), Some(other)) => one.iter().zip(&other).all(|(one, other)| Rc::ptr_eq(one, other)),
+                (Some(one), Some(other)) => one.are(&other),
                 _ => false,
             };
             if !same {
@@ -162,6 +162,7 @@ impl Coordinator {
         slot: u32,
         out: &mut Vec<u8>,
     ) -> Verdict {
+        self.engine.send_gathered();
         let mut anchor = watched.first().map(|(key, _)| key.clone());
         let (mut frames, mut own) = (Vec::new(), Vec::new());
         for (at, part) in parts.iter().enumerate() {
@@ -235,6 +236,7 @@ impl Coordinator {
         slot: u32,
         out: &mut Vec<u8>,
     ) -> Verdict {
+        self.engine.send_gathered();
         let mut frames = Vec::new();
         let node = match &way {
             Way::Shared(node) => node,

@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use smallvec::SmallVec;
 
-use super::{Asker, Engine, Group, Member, Members, Request, Taken};
+use super::{Asker, Engine, Group, Member, Request, Taken};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::command::reply;
 use crate::protocol::resp::Version;
@@ -35,7 +35,7 @@ struct Inner<B: Backend> {
     frame: Vec<u8>,
     version: Version,
     /// Who has not been asked, the best last.
-    left: Members<B>,
+    left: SmallVec<[Rc<Member<B>>; 3]>,
     begun: bool,
 }
 
@@ -81,6 +81,7 @@ impl<B: Backend> Engine<B> {
         asker: Asker,
         out: &mut Vec<u8>,
     ) -> Taken {
+        self.send_gathered(); // It may be about a key that is written there.
         let pending = self.asked.done.borrow_mut().pop().unwrap_or_else(|| {
             let inner = Inner { asker: None, frame: Vec::new(), version, left: SmallVec::new(), begun: false };
             Rc::new(Anyone { engine: Rc::downgrade(self), inner: RefCell::new(inner) })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::lane::{Held, LaneId, Owned, Wish, lane_of};
+use super::lane::{Entrance, Held, LaneId, Owned, Wish, lane_of};
 use super::proposal::{Key, Proposal, Work};
 use super::shape::Shape;
 use super::wire::Words;
@@ -36,9 +36,9 @@ impl<B: Backend> Engine<B> {
         let lane = lane_of(request.group.seed, key);
         let (generation, now) = (request.group.generation.get(), self.backend.now());
         // Without anybody to meet the lineage may end; the record gets short again.
-        if !self.lanes.is_at_rest(lane, Duration::from_millis(CONTENTION_MS), now)
-            && let Some((base, ballot)) = self.lanes.enter_owned(lane, sink.origin(), generation, now)
-        {
+        let rest = Duration::from_millis(CONTENTION_MS);
+        let entrance = self.lanes.enter_blind(lane, sink.origin(), generation, now, rest);
+        if let Entrance::Owned(base, ballot) = entrance {
             // As one of the updates: those who met this worker here find in the lineage what became of them.
             // A plain `SET` is sent as it came: this path allocates nothing.
             let is_plain = request.row.name == "set" && request.args.len() == 3;
@@ -53,13 +53,15 @@ impl<B: Backend> Engine<B> {
         }
         let base = Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation, since: now };
         let plan = Plan { kind, load, ballot: self.next_ballot(), base };
-        if !self.lanes.enter(lane, sink.origin()) {
+        let Entrance::Blind { others } = entrance else {
             let write = self.take_write();
             write.fill(request, key, &plan, sink, tag);
             self.write_in_turn(write, lane, sink.origin());
             return Taken::Sent;
+        };
+        if others > 0 && self.has_gathered_writes() {
+            self.send_gathered(); // One of them may be of this key.
         }
-        self.lanes.disown(lane);
         self.start_write(request, key, lane, &plan, sink, tag);
         Taken::Sent
     }

@@ -2,8 +2,9 @@
 //!
 //! An [`Engine`] belongs to a worker. What needs one round of messages (a read whose replicas agree, a blind write, an
 //! update of a key that this worker wrote last) is a small state machine without a task of its own (`read`, `write`).
-//! Everything else is a task: proposals (`proposal`), repair (`repair`), and the fences that keep a store without memory
-//! from voting (`fence`). The protocol and what was tried before it: `docs/decisions/2026-11-23-replication.md`.
+//! What these say to a store for one batch of a client is put together (`bundle`). Everything else is a task: proposals
+//! (`proposal`), repair (`repair`), and the fences that keep a store without memory from voting (`fence`). The protocol and
+//! what was tried before it: `docs/decisions/2026-11-23-replication.md`.
 //!
 //! # Invariants
 //! - A write is answered when a write quorum holds it, a read when enough replicas agree that every later read sees it.
@@ -14,9 +15,11 @@
 mod accept;
 mod anyone;
 mod begin;
+mod bundle;
 mod fence;
 mod inspect;
 mod lane;
+mod members;
 mod proposal;
 mod read;
 mod repair;
@@ -45,11 +48,13 @@ use crate::quorum::{Adopt, Lag, Level, Quorums};
 use crate::version::{Ballot, FENCE_BYTES, Fence, FenceState, Founding, Hlc, Record};
 
 pub use inspect::{KeyVersion, State};
+pub use members::{Members, PlaceOf, Places};
 pub use transact::{Transaction, Watched};
 pub(crate) use wire::Cursor;
 
 use fence::Standing;
 use lane::Lanes;
+use members::Lists;
 
 /// What a replicated pool is told by its configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,10 +105,12 @@ pub struct Group<B: Backend> {
     /// Changes with every fence that is seen to have changed.
     generation: Cell<u64>,
     visit: Box<Visit>,
+    lists: Option<Lists<B>>,
     retired: Cell<bool>,
     /// The group of the same pool that came in its place.
     next: RefCell<Option<Rc<Self>>>,
     look_soon: Cell<bool>,
+    lengths: bundle::Lengths,
     seed: u64,
     record_grace_ms: u64,
     tombstone_ms: u64,
@@ -117,6 +124,8 @@ pub struct Member<B: Backend> {
     standing: Cell<Standing>,
     /// What it says while its pool begins.
     founding: RefCell<Option<Founding>>,
+    /// What the batch under way has to say to it.
+    gathered: bundle::Gathered<B>,
 }
 
 /// The fence that a store is believed to have.
@@ -126,9 +135,6 @@ struct Belief {
     bytes: [u8; FENCE_BYTES],
 }
 
-/// The replicas of a key, in ring order.
-pub type Members<B> = SmallVec<[Rc<Member<B>>; 3]>;
-
 impl<B: Backend> Member<B> {
     /// A store of which nothing is known yet.
     pub fn new(node: Rc<B::Node>) -> Rc<Self> {
@@ -137,6 +143,7 @@ impl<B: Backend> Member<B> {
             belief: Cell::new(None),
             standing: Cell::new(Standing::Unknown),
             founding: RefCell::default(),
+            gathered: bundle::Gathered::default(),
         })
     }
 
@@ -155,6 +162,12 @@ impl<B: Backend> Member<B> {
     #[inline]
     fn fence(&self) -> FenceText {
         FenceText(self.belief.get().map(|belief| belief.bytes))
+    }
+
+    /// Whether this is the fence it is believed to have.
+    #[inline]
+    fn has_fence(&self, fence: &[u8]) -> bool {
+        self.belief.get().is_some_and(|belief| belief.bytes == fence)
     }
 
     fn is_pure(&self) -> bool {
@@ -182,16 +195,18 @@ impl<B: Backend> Group<B> {
     ) -> Rc<Self> {
         let lag = Arc::new(Lag::new(members.len()));
         let visit = move |key: &[u8], take: &mut dyn FnMut(usize)| locate(key).into_iter().for_each(take);
-        Self::counting(name, settings, members, generation, Box::new(visit), Arc::default(), lag)
+        Self::counting(name, settings, members, generation, Box::new(visit), None, Arc::default(), lag)
     }
 
-    /// As [`Group::new`], with cells that somebody reads, and what the workers know together.
+    /// As [`Group::new`], with the places of its ring, cells that somebody reads, and what the workers know together.
+    #[expect(clippy::too_many_arguments, reason = "what a group is made of")]
     pub fn counting(
         name: &str,
         settings: Settings,
         members: Vec<Rc<Member<B>>>,
         generation: u64,
         visit: Box<Visit>,
+        places: Option<Places>,
         cells: Arc<ReplicationCells>,
         lag: Arc<Lag>,
     ) -> Rc<Self> {
@@ -207,20 +222,30 @@ impl<B: Backend> Group<B> {
             lag,
             generation: Cell::new(generation),
             visit,
+            lists: places.and_then(Lists::of),
             retired: Cell::new(false),
             next: RefCell::default(),
             look_soon: Cell::new(false),
+            lengths: bundle::Lengths::default(),
         })
     }
 
     /// The replicas of a key.
+    #[inline]
     pub fn replicas_of(&self, key: &[u8]) -> Option<Members<B>> {
-        let (mut all, mut is_whole) = (Members::new(), true);
+        match &self.lists {
+            Some(lists) => lists.get(key, || self.gather(key)),
+            None => self.gather(key),
+        }
+    }
+
+    fn gather(&self, key: &[u8]) -> Option<Members<B>> {
+        let (mut all, mut is_whole) = (SmallVec::<[Rc<Member<B>>; 8]>::new(), true);
         (self.visit)(key, &mut |at| match self.members.get(at) {
             Some(member) => all.push(Rc::clone(member)),
             None => is_whole = false,
         });
-        is_whole.then_some(all)
+        is_whole.then(|| all.into_iter().collect())
     }
 
     /// The group has left the topology: nobody looks after it any more.
@@ -328,6 +353,7 @@ pub struct Engine<B: Backend> {
     reads: read::Pool<B>,
     writes: write::Pool<B>,
     asked: anyone::Pool<B>,
+    bundles: bundle::Bundles<B>,
     repairs: repair::Queue<B>,
     ending: Cell<bool>,
     /// How long a round of a proposal takes.
@@ -356,6 +382,7 @@ impl<B: Backend> Engine<B> {
             reads: read::Pool::default(),
             writes: write::Pool::default(),
             asked: anyone::Pool::default(),
+            bundles: bundle::Bundles::default(),
             repairs: repair::Queue::default(),
             ending: Cell::new(false),
             round_trip: Cell::new(Duration::from_millis(1)),
@@ -422,8 +449,13 @@ impl<B: Backend> Engine<B> {
         tag: Tag,
         out: &mut Vec<u8>,
     ) -> Taken {
+        use crate::command::Replication;
         use crate::command::replicate::{Form, classify};
-        let form = classify(request.row, &request.args, self.backend.wall_ms());
+        let form = match request.row.replication {
+            // The commonest needs no clock.
+            Replication::Read if request.row.name == "get" => Form::Read,
+            _ => classify(request.row, &request.args, self.backend.wall_ms()),
+        };
         match form {
             Form::Read => self.read(request, sink, tag, out),
             Form::Blind(blind) => self.write_blind(request, &blind, sink, tag),

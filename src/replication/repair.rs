@@ -115,11 +115,11 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn newest(&self) -> Option<Ballot> {
-        self.seen.iter().map(|(_, seen)| seen.ballot).max()
+        self.seen.iter().map(|(_, seen)| seen.accepted()).max()
     }
 
     pub(super) fn holders(&self, ballot: Ballot) -> impl Iterator<Item = usize> {
-        self.seen.iter().filter(move |(_, seen)| seen.ballot == ballot).map(|(member, _)| *member)
+        self.seen.iter().filter(move |(_, seen)| seen.accepted() == ballot).map(|(member, _)| *member)
     }
 }
 
@@ -215,7 +215,8 @@ impl<B: Backend> Engine<B> {
         let Some(held) = self.probe(group, members, &name.record, members.len()).await else { return Repair::TooFew };
         let Some(newest) = held.newest() else { return Repair::TooFew };
         let all = members.iter().enumerate();
-        let has = |at: usize, seen: &[(usize, Seen)]| seen.iter().any(|(of, seen)| *of == at && seen.ballot == newest);
+        let has =
+            |at: usize, seen: &[(usize, Seen)]| seen.iter().any(|(of, seen)| *of == at && seen.accepted() == newest);
         let stale: SmallVec<[usize; 7]> =
             all.map(|(at, _)| at).filter(|at| !has(*at, &held.seen) && !has(*at, &held.rebuilding)).collect();
         if newest.is_zero() {

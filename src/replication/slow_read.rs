@@ -202,7 +202,7 @@ impl<B: Backend> Engine<B> {
                 cursor.array().filter(|elements| *elements == 2)?;
                 cursor.array().filter(|elements| *elements == records.len() + 1)?;
                 for ballot in agreed {
-                    Some(Seen::of(cursor.bulk()?)?).filter(|seen| seen.ballot == *ballot)?;
+                    Some(Seen::of(cursor.bulk()?)?).filter(|seen| seen.accepted() == *ballot)?;
                 }
                 let fence = cursor.bulk()?;
                 (fence == member.fence().as_bytes()).then(|| cursor.rest().to_vec())

@@ -4,8 +4,8 @@
 use smallvec::SmallVec;
 
 use crate::command::Args;
-use crate::protocol::resp::{self, ReplyScan, Step, write_header};
-use crate::version::{BALLOT_BYTES, Ballot, FENCE_KEY, Script};
+use crate::protocol::resp::{ReplyScan, Step, write_header};
+use crate::version::{BALLOT_BYTES, Ballot, FENCE_KEY, Script, around_record_key};
 
 /// How a script is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,24 @@ pub(super) enum Call {
 /// Appends a bulk string. Quick where it is short: a request to a store has a dozen of them, and all but the value are.
 #[inline]
 pub(super) fn write_bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    let digit = |number: usize| b'0' + u8::try_from(number).unwrap_or(0);
-    match bytes.len() {
-        len @ 0..=9 => out.extend_from_slice(&[b'$', digit(len), b'\r', b'\n']),
-        len @ 10..=99 => out.extend_from_slice(&[b'$', digit(len / 10), digit(len % 10), b'\r', b'\n']),
-        _ => return resp::write_bulk(out, bytes),
-    }
+    write_length(out, bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }
+
+/// Appends the line before a bulk string.
+#[inline]
+fn write_length(out: &mut Vec<u8>, len: usize) {
+    let digit = |number: usize| b'0' + u8::try_from(number).unwrap_or(0);
+    match len {
+        0..=9 => out.extend_from_slice(&[b'$', digit(len), b'\r', b'\n']),
+        10..=99 => out.extend_from_slice(&[b'$', digit(len / 10), digit(len % 10), b'\r', b'\n']),
+        _ => write_header(out, b'$', len),
+    }
+}
+
+/// The fence's key as a bulk string.
+const FENCE_BULK: &[u8] = b"$3\r\n\0qf\r\n";
 
 /// Appends the beginning of a script's call: `keys` keys and `args` arguments have to follow.
 #[inline]
@@ -96,6 +105,36 @@ pub(super) fn write_probe<'k>(
     if let Some(last) = last {
         write_bulk(out, last);
     }
+}
+
+/// Appends the name of a key's record as a bulk string.
+#[inline]
+pub(super) fn write_record_bulk(key: &[u8], out: &mut Vec<u8>) {
+    let (before, after) = around_record_key(key);
+    write_length(out, before.len() + key.len() + after.len());
+    out.extend_from_slice(before);
+    out.extend_from_slice(key);
+    out.extend_from_slice(if after.is_empty() { b"\r\n" } else { b"}\r\n" });
+}
+
+/// Appends the question for one record, whose name is a bulk string already, and the fence; and for the value, if `last` is
+/// its key.
+#[inline]
+pub(super) fn write_probe_of(out: &mut Vec<u8>, record: &[u8], last: Option<&[u8]>) {
+    out.extend_from_slice(if last.is_some() { b"*4\r\n$4\r\nMGET\r\n" } else { b"*3\r\n$4\r\nMGET\r\n" });
+    out.extend_from_slice(record);
+    out.extend_from_slice(FENCE_BULK);
+    if let Some(last) = last {
+        write_bulk(out, last);
+    }
+}
+
+/// Appends a transaction that asks for one record, whose name is a bulk string already, and the fence, and then runs a command.
+pub(super) fn write_transaction_of(out: &mut Vec<u8>, record: &[u8], command: &[u8]) {
+    out.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n");
+    write_probe_of(out, record, None);
+    out.extend_from_slice(command);
+    out.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
 }
 
 /// Replies to a transaction that asks for records and fence and then runs one command.
@@ -295,24 +334,37 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// What a probe told of one key's record.
+/// What a probe told of one key's record, without decoding it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     /// What the store has accepted; zero for nothing.
-    pub(super) ballot: Ballot,
+    pub(super) ballot: [u8; BALLOT_BYTES],
     /// There is a record and the key was not deleted under it.
     pub(super) live: bool,
 }
+
+const NOTHING: [u8; BALLOT_BYTES] = [0; BALLOT_BYTES];
 
 impl Seen {
     /// Reads only what a read needs of a record.
     #[inline]
     pub(super) fn of(record: &[u8]) -> Option<Self> {
         let Some((flags, rest)) = record.split_first() else {
-            return Some(Self { ballot: Ballot::default(), live: false });
+            return Some(Self { ballot: NOTHING, live: false });
         };
-        let ballot = Ballot::decode(rest.get(..BALLOT_BYTES)?)?;
-        Some(Self { ballot, live: flags & 1 == 0 && !ballot.is_zero() })
+        let ballot = *rest.first_chunk::<BALLOT_BYTES>()?;
+        Some(Self { ballot, live: flags & 1 == 0 && ballot != NOTHING })
+    }
+
+    /// Nothing was accepted.
+    #[inline]
+    pub(super) fn is_nothing(&self) -> bool {
+        self.ballot == NOTHING
+    }
+
+    /// What was accepted.
+    pub(super) fn accepted(&self) -> Ballot {
+        Ballot::decode(&self.ballot).unwrap_or_default()
     }
 }
 
@@ -355,6 +407,22 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::resp;
+    use crate::version::write_record_key;
+
+    #[test]
+    fn names_of_records() {
+        for key in [b"k".as_slice(), b"{tag}:k", &[b'x'; 200]] {
+            let (mut name, mut want, mut got) = (Vec::new(), Vec::new(), Vec::new());
+            write_record_key(key, &mut name);
+            write_bulk(&mut want, &name);
+            write_record_bulk(key, &mut got);
+            assert_eq!(got, want);
+        }
+        let mut fence = Vec::new();
+        write_bulk(&mut fence, FENCE_KEY);
+        assert_eq!(fence, FENCE_BULK);
+    }
 
     #[test]
     fn answers() {

@@ -138,6 +138,7 @@ impl Coordinator {
         slot: u32,
         out: &mut Vec<u8>,
     ) -> Verdict {
+        self.engine.send_gathered(); // It may be about a key that is written there.
         let target = Target { view, listener };
         let mut keys = KeyIndexes::new();
         let key = match command::keys(request.row, &request.args, &mut keys) {

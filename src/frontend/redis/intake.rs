@@ -56,14 +56,19 @@ impl Session {
         self.renew_user(&topology);
         let kept = self.inner.borrow_mut().scan.take();
         let mut scan = kept.unwrap_or_else(|| self.worker.take_scan());
-        let mut done = 0;
+        let (mut done, mut is_batch) = (0, false);
         while let Some(rest) = data.get(done..)
             && !rest.is_empty()
         {
+            // What is alone is not worth gathering.
+            is_batch = is_batch || done > 0 && self.worker.coordinator.begin_batch();
             match self.process_one(&view, listener, rest, &mut scan) {
                 0 => break,
                 consumed => done += consumed,
             }
+        }
+        if is_batch {
+            self.worker.coordinator.end_batch();
         }
         if !scan.is_idle() && data.len() - done >= SCAN_KEPT_BYTES {
             self.inner.borrow_mut().scan = Some(scan);

@@ -31,6 +31,9 @@ use crate::version::{Ballot, OpId};
 /// Lanes that are remembered for their ballot while nothing happens in them.
 const REMEMBERED_MAX: usize = 16 * 1024;
 
+/// How many lanes that somebody got for himself are remembered: far more than are taken while one read is on its way.
+const TAKEN_MAX: usize = 1024;
+
 /// Names a lane.
 pub(super) type LaneId = u64;
 
@@ -87,6 +90,17 @@ pub(super) struct Owned {
     pub(super) generation: u64,
     /// When it was sent.
     pub(super) since: Moment,
+}
+
+/// What a blind write finds at its lane.
+#[derive(Debug)]
+pub(super) enum Entrance {
+    /// It goes in one round; so many others are in the lane.
+    Blind { others: u32 },
+    /// It goes in one round as an update: the ballot that it builds on, and its own.
+    Owned(Owned, Ballot),
+    /// It has to wait.
+    Waits,
 }
 
 /// There is one for each blind write under way, at random places of a map: the less it takes, the more of them are in the
@@ -184,6 +198,9 @@ pub(super) struct Lanes {
     quiet: RefCell<VecDeque<LaneId>>,
     /// Reads in their only round.
     reading: RefCell<HashMap<Reader, u32, BuildHasherDefault<AsItIs>>>,
+    /// Lanes that somebody got for himself, with his serial number, the last one last; and how many there ever were.
+    taken: RefCell<VecDeque<(LaneId, u64)>>,
+    taken_count: Cell<u64>,
 }
 
 /// Lanes that an operation has to itself, or shares. It gives them back when it is dropped.
@@ -245,25 +262,52 @@ impl Drop for Held {
 }
 
 impl Lanes {
-    /// Enters a lane for a blind write in one round, if nothing waits there. [`Lanes::leave`] has to follow.
+    /// Enters a lane for a blind write in one round, if nothing waits there. [`Lanes::leave_blind`] or [`Lanes::leave`] has to
+    /// follow.
     ///
     /// Not while updates may be under way that each build on the one before: should they have to be sent again, they
-    /// would come after the blind write. Behind them it goes as one of them.
+    /// would come after the blind write. Behind them it goes as one of them; and so it does while `rest` has not passed
+    /// since this worker updated the key: who met it here has to learn first what became of that.
     #[inline]
-    pub(super) fn enter(&self, id: LaneId, origin: usize) -> bool {
+    pub(super) fn enter_blind(
+        &self,
+        id: LaneId,
+        origin: usize,
+        generation: u64,
+        now: Moment,
+        rest: Duration,
+    ) -> Entrance {
         if self.is_read_by(id, origin) {
-            return false;
+            return Entrance::Waits;
         }
         let mut map = self.map.borrow_mut();
         let lane = map.entry(id).or_default();
-        if !lane.is_open() || lane.sharing > 0 && lane.rare().owned.is_some() {
-            return false;
+        if !lane.is_open() {
+            return Entrance::Waits;
+        }
+        if let Some(owned) = lane.rare().owned {
+            let is_at_rest = lane.sharing == 0 && now.since(owned.since) >= rest;
+            if !is_at_rest && let Some((base, ballot)) = lane.next_owned(generation, now) {
+                lane.sharing += 1;
+                return Entrance::Owned(base, ballot);
+            }
+            if lane.sharing > 0 {
+                return Entrance::Waits;
+            }
+            // What was written before it is not the last any more.
+            lane.rare_mut().owned = None;
         }
         lane.sharing += 1;
-        true
+        Entrance::Blind { others: lane.sharing - 1 }
     }
 
-    /// As [`Lanes::enter`], for an update: only where this worker wrote last. The ballot that the update builds on, and
+    /// Whether operations in their only round are in a lane.
+    #[inline]
+    pub(super) fn is_shared(&self, id: LaneId) -> bool {
+        self.map.borrow().get(&id).is_some_and(|lane| lane.sharing > 0)
+    }
+
+    /// As [`Lanes::enter_blind`], for an update: only where this worker wrote last. The ballot that the update builds on, and
     /// its own.
     #[inline]
     pub(super) fn enter_owned(
@@ -281,14 +325,6 @@ impl Lanes {
         let next = lane.next_owned(generation, now)?;
         lane.sharing += 1;
         Some(next)
-    }
-
-    /// Whether this worker has updated nothing for some time: who met it here knows by now what became of that.
-    #[inline]
-    pub(super) fn is_at_rest(&self, id: LaneId, span: Duration, now: Moment) -> bool {
-        let map = self.map.borrow();
-        let owned = map.get(&id).filter(|lane| lane.sharing == 0).and_then(|lane| lane.rare().owned);
-        owned.is_some_and(|owned| now.since(owned.since) >= span)
     }
 
     /// The same for an operation that shares the lane already.
@@ -343,6 +379,27 @@ impl Lanes {
         lane.exclusive && rare.holder < serial || rare.waiting.front().is_some_and(|first| first.serial < serial)
     }
 
+    /// How often a lane was taken so far, for [`Lanes::was_disturbed_since`].
+    #[inline]
+    pub(super) fn taken_count(&self) -> u64 {
+        self.taken_count.get()
+    }
+
+    /// Whether something that came before has had the lane to itself since then, though it may be done with it. Then what a
+    /// replica answered that it did not wait for is from before it.
+    #[inline]
+    pub(super) fn was_disturbed_since(&self, count: u64, id: LaneId, serial: u64) -> bool {
+        let since = self.taken_count.get() - count;
+        since > 0 && self.has_taken(since, id, serial)
+    }
+
+    #[cold]
+    fn has_taken(&self, last: u64, id: LaneId, serial: u64) -> bool {
+        let taken = self.taken.borrow();
+        let last = usize::try_from(last).unwrap_or(usize::MAX);
+        last > taken.len() || taken.iter().rev().take(last).any(|(lane, by)| *lane == id && *by < serial)
+    }
+
     /// Whether a blind write that has been let in may go as one: no updates are under way that build on each other, and
     /// nothing that came before it has to be sent again.
     pub(super) fn is_ready_for_blind(&self, id: LaneId, serial: u64) -> bool {
@@ -366,30 +423,6 @@ impl Lanes {
         self.set_owned(id, None);
     }
 
-    /// A blind write is at a quorum; if this lane is one that sees updates, the next of them may build on it.
-    #[inline]
-    pub(super) fn wrote_blindly(&self, id: LaneId, owned: Owned) {
-        if let Some(lane) = self.map.borrow_mut().get_mut(&id)
-            && lane.remembered
-            && lane.sharing == 1
-            && lane.is_open()
-        {
-            lane.rare_mut().owned = Some(owned);
-        }
-    }
-
-    /// So many replicas, a majority, took a blind write. If an earlier one has to be sent again it need not: it is as if it
-    /// had come directly before this one.
-    #[inline]
-    pub(super) fn settled_blindly(&self, id: LaneId, ballot: Ballot, acks: usize) {
-        if let Some(lane) = self.map.borrow_mut().get_mut(&id)
-            && (lane.sharing > 1 || !lane.rare().waiting.is_empty())
-            && lane.rare().settled.is_none_or(|(other, _)| other < ballot)
-        {
-            lane.rare_mut().settled = Some((ballot, acks));
-        }
-    }
-
     /// Whether this worker sent a blind write after that of `ballot` and so many replicas took it.
     pub(super) fn is_overwritten(&self, id: LaneId, ballot: Ballot, acks: usize) -> bool {
         let map = self.map.borrow();
@@ -400,11 +433,34 @@ impl Lanes {
     /// The round is over.
     #[inline]
     pub(super) fn leave(&self, id: LaneId) {
+        self.leave_after(id, |_| {});
+    }
+
+    /// The round of a blind write is over, and so many replicas, a majority, took it. If an earlier one has to be sent again
+    /// it need not: it is as if it had come directly before this one. And if this lane is one that sees updates, the next of
+    /// them may build on it.
+    #[inline]
+    pub(super) fn leave_blind(&self, id: LaneId, owned: Owned, acks: usize) {
+        self.leave_after(id, |lane| {
+            let has_company = lane.sharing > 1 || !lane.rare().waiting.is_empty();
+            if has_company && lane.rare().settled.is_none_or(|(other, _)| other < owned.ballot) {
+                lane.rare_mut().settled = Some((owned.ballot, acks));
+            }
+            if lane.remembered && lane.sharing == 1 && lane.is_open() {
+                lane.rare_mut().owned = Some(owned);
+            }
+        });
+    }
+
+    #[inline]
+    fn leave_after(&self, id: LaneId, note: impl FnOnce(&mut Lane)) {
         let mut map = self.map.borrow_mut();
-        let Some(lane) = map.get_mut(&id) else { return };
+        let Entry::Occupied(mut entry) = map.entry(id) else { return };
+        let lane = entry.get_mut();
+        note(lane);
         lane.sharing = lane.sharing.saturating_sub(1);
         if lane.is_quiet() && lane.rare().owned.is_none() && !lane.remembered {
-            map.remove(&id);
+            entry.remove();
             return;
         }
         self.admit(id, lane);
@@ -437,7 +493,15 @@ impl Lanes {
             }
             let rare = lane.rare_mut();
             let Some(first) = rare.waiting.pop_front() else { return };
-            rare.holder = if shares { rare.holder } else { first.serial };
+            if !shares {
+                rare.holder = first.serial;
+                self.taken_count.set(self.taken_count.get() + 1);
+                let mut taken = self.taken.borrow_mut();
+                if taken.len() == TAKEN_MAX {
+                    taken.pop_front();
+                }
+                taken.push_back((id, first.serial));
+            }
             lane.admitted += 1;
             lane.exclusive |= !shares;
             first.granted.set(if shares { Wish::Shared } else { Wish::Exclusive });

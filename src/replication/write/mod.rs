@@ -6,32 +6,32 @@
 //! - It is sent once to each replica, in one moment, under one ballot.
 //! - Late answers are still looked at: a replica that did not take what a quorum took is repaired.
 
+mod heard;
 mod verdict;
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-use std::task::Waker;
 use std::time::Duration;
-
-use smallvec::SmallVec;
 
 use self::verdict::Verdict;
 use super::begin::acks_of;
+use super::bundle::{self, Common, PART_BYTES_MAX};
 use super::lane::{LaneId, Owned, Wish};
 use super::proposal::{Key, Late, Proposal, Try, Work};
-use super::round::may_have_arrived;
 use super::shape::Shape;
-use super::wire::{Answer, Call, Words, write_bulk, write_number, write_script, write_time};
+use super::wire::{Call, Words, write_bulk, write_number, write_script, write_time};
 use super::{Asker, Engine, Group, Members, Request};
-use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
+use crate::backend::{Backend, ReplySink, Tag};
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::Version;
 use crate::version::{Ballot, FENCE_BYTES, FENCE_KEY, NO_BASE, OpId, Record, Script, write_record_key};
 
-/// Writes kept for the next, and the largest buffer kept with one.
-const POOLED_MAX: usize = 1024;
-const POOLED_BYTES_MAX: usize = 4096;
+/// Writes kept for the next, and the largest buffer kept with one. Fifty clients with pipelines of 64 have 3,200 under way.
+const POOLED_MAX: usize = 4096;
+const POOLED_BYTES_MAX: usize = 1024;
+/// A call up to this long is put together once and copied for each replica.
+const COPIED_BYTES_MAX: usize = 4096;
 
 /// Writes that are done, for the next one.
 pub(super) struct Pool<B: Backend> {
@@ -244,7 +244,53 @@ impl<B: Backend> Engine<B> {
             inner.lane = lane;
             inner.serial = self.next_serial();
         }
-        self.send_write(&write);
+        let is_plain = plan.kind == Kind::Set { expires_at: None };
+        if is_plain && self.gathers() && request.frame.len() <= PART_BYTES_MAX {
+            self.gather(&write, sink.origin());
+        } else {
+            self.send_write(&write);
+        }
+    }
+
+    /// Has a blind write go with others of its batch.
+    fn gather(self: &Rc<Self>, write: &Rc<Write<B>>, origin: usize) {
+        let is_under_way = {
+            let mut inner = write.inner.borrow_mut();
+            let inner = &mut *inner;
+            inner.since = self.backend.now();
+            for (member, vote) in inner.members.iter().zip(&mut inner.votes) {
+                if member.belief.get().is_some() {
+                    *vote = Vote::Waiting;
+                    inner.waiting += 1;
+                }
+            }
+            inner.is_undecided()
+        };
+        let mut bytes = self.scratch.take();
+        bytes.clear();
+        {
+            let inner = write.inner.borrow(); // Others that leave to make room are others.
+            write_bulk(&mut bytes, inner.record());
+            let record_end = bytes.len();
+            write_bulk(&mut bytes, inner.key());
+            let key_end = bytes.len();
+            write_bulk(&mut bytes, &inner.ballot.encode());
+            write_bulk(&mut bytes, inner.load());
+            let (record, rest) = bytes.split_at_checked(record_end).unwrap_or_default();
+            let (key, args) = rest.split_at_checked(key_end - record_end).unwrap_or_default();
+            let words = bundle::Words { record, key, args };
+            let fresh_ms = inner.group.as_ref().and_then(|group| group.contention_ms(inner.needed));
+            let common = Common { version: inner.version, origin, fresh_ms };
+            for ((index, member), vote) in (0..).zip(inner.members.iter()).zip(inner.votes) {
+                if vote == Vote::Waiting {
+                    self.gather_write(member, write, index, &words, common);
+                }
+            }
+        }
+        self.scratch.set(bytes);
+        if !is_under_way {
+            write.look(self);
+        }
     }
 
     /// Sends a blind write that has waited: newer than all that went before it.
@@ -304,7 +350,7 @@ impl<B: Backend> Engine<B> {
         let (mut votes, mut waiting) = (inner.votes, 0);
         // All get the same bytes but for the fence, whose length is always the same.
         let (mut call, mut fence_at) = (self.scratch.take(), None);
-        let is_short = inner.bytes.len() <= POOLED_BYTES_MAX;
+        let is_short = inner.bytes.len() <= COPIED_BYTES_MAX;
         call.clear();
         for ((index, member), vote) in inner.members.iter().enumerate().zip(&mut votes) {
             let Some(belief) = member.belief.get() else { continue };
@@ -350,7 +396,7 @@ impl<B: Backend> Engine<B> {
             engine: Rc::downgrade(self),
             inner: RefCell::new(Inner {
                 group: None,
-                members: SmallVec::new(),
+                members: Members::default(),
                 asker: None,
                 version: Version::Resp2,
                 bytes: Vec::new(),
@@ -476,7 +522,7 @@ impl<B: Backend> Write<B> {
         inner.version = request.version;
         inner.needed = acks_of(request.level, request.group);
         inner.group = Some(Rc::clone(request.group));
-        inner.members.clone_from(&request.members);
+        inner.members = request.members.clone();
         inner.asker = Some(Asker { sink: Rc::clone(sink), tag });
         inner.shape =
             if inner.is_blind() { Shape::default() } else { Shape::of(request.row, &request.args, request.version) };
@@ -515,11 +561,10 @@ impl<B: Backend> Write<B> {
             let reply = (!inner.is_blind()).then(|| std::mem::take(&mut inner.reply));
             (reply, inner.asker.clone(), is_base.then_some(owned), inner.lane, inner.accepted)
         };
-        if let Some(owned) = owned {
-            engine.lanes.settled_blindly(lane, owned.ballot, acks);
-            engine.lanes.wrote_blindly(lane, owned);
+        match owned {
+            Some(owned) => engine.lanes.leave_blind(lane, owned, acks),
+            None => engine.lanes.leave(lane),
         }
-        engine.lanes.leave(lane);
         if let Some(asker) = asker {
             asker.answer(reply.as_deref().unwrap_or(b"+OK\r\n"));
         }
@@ -582,7 +627,7 @@ impl<B: Backend> Write<B> {
             return;
         }
         inner.group = None;
-        inner.members.clear();
+        inner.members = Members::default();
         inner.asker = None;
         inner.late = None;
         for buffer in [&mut inner.bytes, &mut inner.reply] {
@@ -597,79 +642,16 @@ impl<B: Backend> Write<B> {
         }
     }
 
-    /// The store has forgotten the script: it gets its text.
-    fn send_again(self: &Rc<Self>, engine: &Rc<Engine<B>>, index: usize, tag: Tag) -> bool {
+    /// Sends it to one replica; with its text, if that has forgotten the script.
+    fn send_again(self: &Rc<Self>, engine: &Rc<Engine<B>>, index: usize, call: Call) -> bool {
+        let tag = Tag { slot: 0, part: u32::try_from(index).unwrap_or(0) };
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let inner = self.inner.borrow();
         let Some(member) = inner.members.get(index) else { return false };
         let mut put = |out: &mut Vec<u8>| {
-            inner.write(index, Call::Text, out);
+            inner.write(index, call, out);
         };
-        engine.backend.send(&member.node, inner.bytes.len() + 4096, &mut put, inner.version, &sink, tag).is_ok()
+        let bytes = inner.bytes.len() + if call == Call::Text { 4096 } else { 256 };
+        engine.backend.send(&member.node, bytes, &mut put, inner.version, &sink, tag).is_ok()
     }
-}
-
-impl<B: Backend> ReplySink for Write<B> {
-    fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow {
-        let Some(engine) = self.engine.upgrade() else { return Flow::Continue };
-        let index = tag.part as usize;
-        let vote = match piece {
-            Piece::Whole(reply) => {
-                let answer = Answer::parse(reply);
-                if matches!(answer, Answer::NoScript) && self.send_again(&engine, index, tag) {
-                    return Flow::Continue;
-                }
-                self.inner.borrow_mut().judge(&engine, index, &answer)
-            }
-            // The answer to an update may be long; scripts build it whole.
-            Piece::Begin(bytes) | Piece::More(bytes) => {
-                self.inner.borrow_mut().gather(index, bytes);
-                return Flow::Continue;
-            }
-            Piece::End(bytes) => {
-                let mut inner = self.inner.borrow_mut();
-                inner.gather(index, bytes);
-                let reply = inner.gathered(index);
-                inner.judge(&engine, index, &Answer::parse(&reply))
-            }
-            Piece::Failed(failure) if may_have_arrived(&failure.cause) => Vote::Maybe,
-            Piece::Failed(_) => Vote::Not,
-        };
-        {
-            let mut inner = self.inner.borrow_mut();
-            let inner = &mut *inner;
-            inner.waiting = inner.waiting.saturating_sub(1);
-            let votes = inner.members.get(index).is_some_and(|member| member.votes());
-            if votes && vote == Vote::Accepted {
-                inner.accepted += 1;
-            }
-            if let Some(place) = inner.votes.get_mut(index) {
-                *place = if votes || vote == Vote::Maybe { vote } else { Vote::None };
-            }
-            if let Some(late) = &inner.late {
-                let mut late = late.borrow_mut();
-                late.waiting = inner.waiting;
-                late.taken |= matches!(vote, Vote::Accepted | Vote::Maybe);
-                late.refused |= if vote == Vote::Refused { 1 << index } else { 0 };
-            }
-            if inner.stage == Stage::Over
-                && vote != Vote::Accepted
-                && let Some(group) = inner.group.clone()
-            {
-                engine.missed(&group, inner.key(), &inner.members, 1 << index);
-            }
-        }
-        self.look(&engine);
-        Flow::Continue
-    }
-
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
-    fn origin(&self) -> usize {
-        self.inner.borrow().asker.as_ref().map_or(0, |asker| asker.sink.origin())
-    }
-
-    fn make_way(&self) {}
 }

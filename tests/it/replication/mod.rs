@@ -2,6 +2,7 @@
 //! proxies fail, and what the stores hold when it is over.
 
 mod adoption;
+mod batches;
 mod checks;
 mod faults;
 mod hidden;

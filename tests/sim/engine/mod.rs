@@ -114,5 +114,6 @@ fn the_engine_is_linearizable() {
     let Seen { all, mut bad } = play(number("QUOIT_SIM_FIRST").unwrap_or(0), number("QUOIT_SIM_RUNS").unwrap_or(RUNS));
     bad.sort_unstable();
     eprintln!("{all}\n  {} violations", bad.len());
+    assert!(all.bundles > 0, "no batch was sent in few words");
     assert!(bad.is_empty(), "seeds {:?}: {}", bad.iter().map(|(seed, _)| *seed).collect::<Vec<_>>(), bad[0].1);
 }

@@ -29,6 +29,8 @@ pub(crate) struct Outcome {
     pub(crate) skewed: u64,
     pub(crate) impure: u64,
     pub(crate) flushes: u64,
+    /// Requests to stores that were of several operations.
+    pub(crate) bundles: u64,
     pub(crate) faults: Counts,
     pub(crate) verbs: BTreeMap<&'static str, u64>,
     pub(crate) levels: BTreeMap<&'static str, u64>,
@@ -50,7 +52,7 @@ pub(crate) fn level_name(level: Level) -> &'static str {
 impl Outcome {
     /// Counts another run, too. What was wrong with it stays with that.
     pub(crate) fn add(&mut self, other: &Self) {
-        let sums: [(&mut u64, u64); 25] = [
+        let sums: [(&mut u64, u64); 26] = [
             (&mut self.runs, other.runs),
             (&mut self.operations, other.operations),
             (&mut self.unknown, other.unknown),
@@ -66,6 +68,7 @@ impl Outcome {
             (&mut self.skewed, other.skewed),
             (&mut self.impure, other.impure),
             (&mut self.flushes, other.flushes),
+            (&mut self.bundles, other.bundles),
             (&mut self.faults.slow, other.faults.slow),
             (&mut self.faults.cuts, other.faults.cuts),
             (&mut self.faults.lost, other.faults.lost),
@@ -103,8 +106,8 @@ impl fmt::Display for Outcome {
         writeln!(f, "  levels: {}", named(&self.levels))?;
         writeln!(
             f,
-            "  more than one round: {} writes, {} reads ({} hedged); {} repairs, {} stores rebuilt, {} keys behind at the end",
-            self.long_writes, self.long_reads, self.hedges, self.repairs, self.rebuilt, self.behind
+            "  more than one round: {} writes, {} reads ({} hedged); {} repairs, {} stores rebuilt, {} keys behind at the end; {} requests to stores were of several operations",
+            self.long_writes, self.long_reads, self.hedges, self.repairs, self.rebuilt, self.behind, self.bundles
         )?;
         let Counts { messages, slow, cuts, lost, late, doubled, stalled, crashes, restarts, wipes } = &self.faults;
         write!(

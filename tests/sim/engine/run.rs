@@ -193,6 +193,8 @@ impl Run {
         self.outcome.faults = self.world.network(|it| it.counts().clone());
         self.outcome.flushes =
             (0..self.plan.stores).map(|store| self.world.network(|it| it.store(store).flushed())).sum();
+        self.outcome.bundles =
+            (0..self.plan.stores).map(|store| self.world.network(|it| it.store(store).bundles())).sum();
         if self.traced {
             self.outcome.trace = format!("{}\n{}", self.world.network(|it| it.trace()), self.history.shown());
         }
@@ -238,7 +240,7 @@ impl Run {
         self.wipe();
         match told {
             Told::Nothing => {}
-            Told::Client(client) => self.next_ask(client),
+            Told::Client(client) => self.next_asks(client),
             Told::Crashed(proxy) => self.crash(proxy),
             Told::Started(proxy) => self.start(proxy),
         }
@@ -309,6 +311,23 @@ impl Run {
 
     fn pause(&self) -> u64 {
         self.world.random(|random| random.u64(..self.plan.pause_us))
+    }
+
+    /// What a client asks; and often what other clients of its proxy ask, as if all came as one batch.
+    fn next_asks(&mut self, at: usize) {
+        let proxy = self.clients[at].proxy;
+        let engine = self.proxies[proxy].as_ref().map(|proxy| Rc::clone(&proxy.engine));
+        let begins = engine.as_ref().is_some_and(|engine| engine.begin_batch());
+        self.next_ask(at);
+        for other in 0..self.clients.len() {
+            let is_near = other != at && self.clients[other].proxy == proxy;
+            if is_near && self.world.random(fastrand::Rng::bool) {
+                self.next_ask(other);
+            }
+        }
+        if let Some(engine) = engine.filter(|_| begins) {
+            engine.end_batch();
+        }
     }
 
     fn next_ask(&mut self, at: usize) {

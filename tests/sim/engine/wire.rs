@@ -33,16 +33,22 @@ pub(crate) struct Server {
     flushes: u32,
     /// So many did.
     flushed: u64,
+    bundles: u64,
 }
 
 impl Server {
     pub(crate) fn new(node: Rc<RefCell<StoreNode>>, seed: u64, flushes: u32) -> Self {
-        Self { node, random: fastrand::Rng::with_seed(seed), flushes, flushed: 0 }
+        Self { node, random: fastrand::Rng::with_seed(seed), flushes, flushed: 0, bundles: 0 }
     }
 
     /// How often somebody has flushed its scripts.
     pub(crate) fn flushed(&self) -> u64 {
         self.flushed
+    }
+
+    /// How many requests were of several operations.
+    pub(crate) fn bundles(&self) -> u64 {
+        self.bundles
     }
 }
 
@@ -55,6 +61,8 @@ impl Store for Server {
             self.flushed += 1;
             self.node.borrow_mut().command(&[b"SCRIPT", b"FLUSH"], now_us);
         }
+        let says = |part: &[u8]| request.0.windows(part.len()).any(|window| window == part);
+        self.bundles += u64::from(says(Script::BlindMany.sha().as_bytes()) || says(b"MGET\r\n$3\r\n\0qf"));
         Bytes(self.node.borrow_mut().execute(proxy, &request.0, now_us))
     }
 

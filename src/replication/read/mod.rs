@@ -6,7 +6,9 @@
 //! - No byte of a value is passed on before enough replicas agree on its ballot.
 //! - The record stands before the value in one atomic answer of the store: the value is the record's, or expired.
 
-use std::cell::{Cell, RefCell};
+mod told;
+
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::task::Waker;
@@ -14,22 +16,31 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use self::told::Next;
+use super::bundle::{Common, PART_BYTES_MAX};
 use super::lane::{LaneId, Wish, lane_of};
 use super::slow_read::SlowRead;
-use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_probe, write_transaction};
+use super::wire::{TRANSACTION_REPLIES, write_probe_of, write_record_bulk, write_transaction_of};
 use super::{Asker, Engine, Group, Members, Request, Taken};
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag, Wake};
 use crate::clock::Moment;
 use crate::command::Row;
 use crate::protocol::resp::Version;
 use crate::quorum::Level;
-use crate::version::{Ballot, write_record_key};
+use crate::version::BALLOT_BYTES;
 
-/// Reads that are kept while nothing is asked, and the largest buffer that is kept with one.
-const KEPT_MAX: usize = 1024;
-const KEPT_BYTES_MAX: usize = 4096;
+/// Reads that are kept while nothing is asked, and the largest buffer that is kept with one. Fifty clients with pipelines
+/// of 64 have 3,200 under way.
+const KEPT_MAX: usize = 4096;
+const KEPT_BYTES_MAX: usize = 1024;
 /// Which part of a read the value is; probes are the numbers before.
-const VALUE: u32 = 8;
+const VALUE: u8 = 8;
+
+/// The tag of a part.
+#[inline]
+fn tag_of(part: u8) -> Tag {
+    Tag { slot: 0, part: u32::from(part) }
+}
 
 /// How a value is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,9 +105,15 @@ struct Inner<B: Backend> {
     origin: usize,
     serial: u64,
     generation: u64,
+    /// How often lanes had been taken when it was sent.
+    taken_count: u64,
     stage: Stage,
     needed: usize,
-    ballots: SmallVec<[Ballot; 4]>,
+    /// How many replicas have told their record, and the ballot of the first of them.
+    told: usize,
+    ballot: [u8; BALLOT_BYTES],
+    /// Another one has told another ballot.
+    differ: bool,
     /// The value, or the beginning of it, while it is not known whether it is the right one.
     held: Vec<u8>,
     held_whole: bool,
@@ -146,8 +163,11 @@ impl<B: Backend> Engine<B> {
         let form = Form::of(request.row, request.args.len());
         let lane = lane_of(request.group.seed, key);
         let serial = self.next_serial();
+        if self.has_gathered_writes() && self.lanes.is_shared(lane) {
+            self.send_gathered(); // One of them may be of this key.
+        }
         if self.lanes.is_open(lane) {
-            self.read_at_once(question, request.frame, (begin, begin + key.len()), form, serial);
+            self.read_at_once(question, lane, request.frame, (begin, begin + key.len()), form, serial);
         } else {
             // Behind what waits already; when its turn comes it goes in one round all the same.
             let waiting = self.lanes.wait(&[lane], serial, Wish::Shared, Some(sink.origin()));
@@ -155,29 +175,38 @@ impl<B: Backend> Engine<B> {
             let key = (begin, begin + key.len());
             self.spawn(async move {
                 let turn = waiting.await;
-                engine.read_at_once(question, &frame, key, form, serial);
+                engine.read_at_once(question, lane, &frame, key, form, serial);
                 drop(turn);
             });
         }
         Taken::Sent
     }
 
-    fn read_at_once(self: &Rc<Self>, question: Question<B>, frame: &[u8], at: (usize, usize), form: Form, serial: u64) {
+    fn read_at_once(
+        self: &Rc<Self>,
+        question: Question<B>,
+        lane: LaneId,
+        frame: &[u8],
+        at: (usize, usize),
+        form: Form,
+        serial: u64,
+    ) {
         let key = frame.get(at.0..at.1).unwrap_or_default();
         let group = Rc::clone(&question.group);
         let needed = usize::from(question.level.read_acks(group.quorums()));
-        let mut chosen: SmallVec<[usize; 4]> = SmallVec::new();
-        for (index, member) in question.members.iter().enumerate() {
-            if chosen.len() < needed && member.votes() && self.backend.is_available(&member.node) {
-                chosen.push(index);
+        let (mut chosen, mut count) = (0_u8, 0);
+        for (index, member) in (0..VALUE).zip(question.members.iter()) {
+            if count < needed && member.votes() && self.backend.is_available(&member.node) {
+                chosen |= 1 << index;
+                count += 1;
             }
         }
-        if chosen.len() < needed {
+        if count < needed {
             self.read_slowly(SlowRead::of_one_key(question, frame, at, serial));
             return;
         }
         let read = self.take_read();
-        let (lane, origin) = (lane_of(group.seed, key), question.asker.sink.origin());
+        let origin = question.asker.sink.origin();
         {
             let mut inner = read.inner.borrow_mut();
             let inner = &mut *inner;
@@ -189,16 +218,17 @@ impl<B: Backend> Engine<B> {
             (inner.lane, inner.origin) = (lane, origin);
             inner.serial = serial;
             inner.generation = group.generation.get();
+            inner.taken_count = self.lanes.taken_count();
             inner.stage = Stage::Asking;
             inner.needed = needed;
-            inner.ballots.clear();
+            (inner.told, inner.differ) = (0, false);
             inner.held.clear();
             inner.held_whole = false;
             inner.waker = None;
         }
         self.lanes.read_begins(lane, origin);
         read.since.set(self.backend.now());
-        let all_sent = self.send_read(&read, key, &chosen);
+        let all_sent = self.send_read(&read, key, chosen);
         if !all_sent {
             read.give_over(self);
         } else if let Some(hedge) = group.settings.hedge {
@@ -206,31 +236,35 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    fn send_read(&self, read: &Rc<Read<B>>, key: &[u8], chosen: &[usize]) -> bool {
+    fn send_read(self: &Rc<Self>, read: &Rc<Read<B>>, key: &[u8], chosen: u8) -> bool {
         let inner = read.inner.borrow(); // Not for writing: a connection may ask for the origin meanwhile.
         let Some(question) = &inner.question else { return false };
         let (version, frame, form) = (question.version, inner.frame.as_slice(), inner.form);
+        let common = Common { version, origin: inner.origin, fresh_ms: None };
         let mut record = self.scratch.take();
         record.clear();
-        write_record_key(key, &mut record);
+        write_record_bulk(key, &mut record);
         let sink: Rc<dyn ReplySink> = Rc::<Read<B>>::clone(read);
         let bytes = frame.len() + record.len() + 128;
-        let mut all_sent = true;
-        for (nth, index) in chosen.iter().enumerate() {
-            let Some(member) = question.members.get(*index) else { continue };
-            let records = std::iter::once(record.as_slice());
-            let asks_value = nth == 0;
-            let part = if asks_value { VALUE } else { 0 } + u32::try_from(*index).unwrap_or(0);
-            let tag = Tag { slot: 0, part };
-            let sent = if asks_value && form == Form::Other {
-                let mut write = |out: &mut Vec<u8>| write_transaction(out, records.clone(), frame);
-                let replies = TRANSACTION_REPLIES;
-                let backend = &self.backend;
-                backend.send_transaction(&member.node, bytes, replies, &mut write, version, &sink, tag)
+        let gathers = self.gathers() && frame.len() <= PART_BYTES_MAX;
+        let gathers_value = gathers && form != Form::Other && question.group.lengths.are_short();
+        let (mut all_sent, mut asks_value) = (true, true);
+        for (index, member) in (0..VALUE).zip(question.members.iter()) {
+            if chosen & (1 << index) == 0 {
+                continue;
+            }
+            let of_value = std::mem::replace(&mut asks_value, false).then_some(key);
+            if if of_value.is_some() { gathers_value } else { gathers } {
+                self.gather_read(member, read, index, &record, of_value, common);
+                continue;
+            }
+            let (backend, tag) = (&self.backend, tag_of(if of_value.is_some() { VALUE + index } else { index }));
+            let sent = if of_value.is_some() && form == Form::Other {
+                let mut write = |out: &mut Vec<u8>| write_transaction_of(out, &record, frame);
+                backend.send_transaction(&member.node, bytes, TRANSACTION_REPLIES, &mut write, version, &sink, tag)
             } else {
-                let last = asks_value.then_some(key);
-                let mut write = |out: &mut Vec<u8>| write_probe(out, records.clone(), last);
-                self.backend.send(&member.node, bytes, &mut write, version, &sink, tag)
+                let mut write = |out: &mut Vec<u8>| write_probe_of(out, &record, of_value);
+                backend.send(&member.node, bytes, &mut write, version, &sink, tag)
             };
             all_sent &= sent.is_ok();
         }
@@ -261,9 +295,12 @@ impl<B: Backend> Engine<B> {
                 origin: 0,
                 serial: 0,
                 generation: 0,
+                taken_count: 0,
                 stage: Stage::Over,
                 needed: 0,
-                ballots: SmallVec::new(),
+                told: 0,
+                ballot: [0; BALLOT_BYTES],
+                differ: false,
                 held: Vec::new(),
                 held_whole: false,
                 live: false,
@@ -346,120 +383,30 @@ impl<B: Backend> Read<B> {
         engine.lanes.read_ends(lane, origin);
     }
 
-    fn finish(&self, engine: &Engine<B>) {
-        let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        if inner.stage == Stage::Asking {
-            engine.lanes.read_ends(inner.lane, inner.origin);
-        }
-        inner.stage = Stage::Over;
-        inner.question = None;
-        for buffer in [&mut inner.frame, &mut inner.held] {
-            if buffer.capacity() > KEPT_BYTES_MAX {
-                *buffer = Vec::new();
-            }
-        }
+    /// Keeps it for the next read, with a buffer.
+    #[inline]
+    fn give_back(&self, engine: &Engine<B>, buffer: Vec<u8>) {
+        self.inner.borrow_mut().held = if buffer.capacity() > KEPT_BYTES_MAX { Vec::new() } else { buffer };
         engine.reads.free.borrow_mut().push_back(self.place);
     }
 }
 
-/// What a piece of an answer leads to.
-enum Next {
-    Wait(Flow),
-    /// The value is right and whole: it begins there in the piece.
-    Answer(usize),
-    /// The value is right and was held.
-    AnswerHeld,
-    /// The value is right, and this is its beginning.
-    Begin(usize),
-    BeginHeld,
-    /// The value is asked for in the other form.
-    AskAgain,
-    GiveOver,
-}
-
 impl<B: Backend> Inner<B> {
-    /// Takes a record; whether it is one, under the right fence.
-    fn note(&mut self, index: usize, record: &[u8], fence: &[u8]) -> bool {
-        let Some(question) = &self.question else { return false };
-        let Some(member) = question.members.get(index) else { return false };
-        let Some(seen) = Seen::of(record) else { return false };
-        if member.fence().as_bytes() != fence || fence.is_empty() {
-            return false;
+    /// It is over.
+    #[inline]
+    fn finish(&mut self, engine: &Engine<B>) {
+        if self.stage == Stage::Asking {
+            engine.lanes.read_ends(self.lane, self.origin);
         }
-        // Where keys from before quoit may be, no record does not mean no key.
-        if seen.ballot.is_zero() && !question.group.is_pure() {
-            return false;
-        }
-        self.live = seen.live;
-        self.ballots.push(seen.ballot);
-        true
-    }
-
-    /// Whether enough agree; none when they do not.
-    fn agreed(&self, engine: &Engine<B>) -> Option<bool> {
-        let first = self.ballots.first()?;
-        if self.ballots.iter().any(|ballot| ballot != first) {
-            return None;
-        }
-        let question = self.question.as_ref()?;
-        // What changed meanwhile: a store lost its memory, or an operation on the key that came before is not done yet.
-        if question.group.generation.get() != self.generation || engine.lanes.is_disturbed(self.lane, self.serial) {
-            return None;
-        }
-        Some(self.ballots.len() == self.needed)
-    }
-
-    fn probed(&mut self, engine: &Engine<B>, index: usize, reply: &[u8]) -> Next {
-        let mut cursor = Cursor::new(reply);
-        let noted = (|| {
-            cursor.array().filter(|count| *count == 2)?;
-            Some((cursor.bulk()?, cursor.bulk()?))
-        })();
-        if !noted.is_some_and(|(record, fence)| self.note(index, record, fence)) {
-            return Next::GiveOver;
-        }
-        match self.agreed(engine) {
-            None => Next::GiveOver,
-            Some(true) if self.held_whole => Next::AnswerHeld,
-            Some(true) if !self.held.is_empty() => Next::BeginHeld,
-            Some(_) => Next::Wait(Flow::Continue),
+        self.stage = Stage::Over;
+        self.question = None;
+        if self.frame.capacity() > KEPT_BYTES_MAX {
+            self.frame = Vec::new();
         }
     }
 
-    fn valued(&mut self, engine: &Engine<B>, index: usize, reply: &[u8], whole: bool) -> Next {
-        let mut cursor = Cursor::new(reply);
-        let form = self.form;
-        let noted = (|| {
-            let elements = if form == Form::Other { 2 } else { 3 };
-            cursor.array().filter(|count| *count == elements)?;
-            if form == Form::Other {
-                cursor.array().filter(|count| *count == 2)?;
-            }
-            Some((cursor.bulk()?, cursor.bulk()?))
-        })();
-        if !noted.is_some_and(|(record, fence)| self.note(index, record, fence)) {
-            return Next::GiveOver;
-        }
-        let value = cursor.rest();
-        if form == Form::Get && self.live && matches!(value, b"$-1\r\n" | b"_\r\n") {
-            // Expired, or of another type: only `GET` itself can tell.
-            self.ballots.pop();
-            self.form = Form::Other;
-            return Next::AskAgain;
-        }
-        let at = reply.len() - value.len();
-        match (self.agreed(engine), whole) {
-            (None, _) => Next::GiveOver,
-            (Some(true), true) => Next::Answer(at),
-            (Some(true), false) => Next::Begin(at),
-            (Some(false), _) => {
-                self.held.clear();
-                self.held.extend_from_slice(value);
-                self.held_whole = whole;
-                Next::Wait(if whole { Flow::Continue } else { Flow::Pause })
-            }
-        }
+    fn key(&self) -> &[u8] {
+        self.frame.get(self.key.0..self.key.1).unwrap_or_default()
     }
 }
 
@@ -467,8 +414,8 @@ impl<B: Backend> ReplySink for Read<B> {
     #[inline]
     fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow {
         let Some(engine) = self.engine.upgrade() else { return Flow::Continue };
-        let is_value = tag.part >= VALUE;
-        let index = (tag.part % VALUE) as usize;
+        let is_value = tag.part >= u32::from(VALUE);
+        let index = (tag.part % u32::from(VALUE)) as usize;
         let mut inner = self.inner.borrow_mut();
         let next = match (inner.stage, &piece) {
             (Stage::Passing, _) if is_value => {
@@ -481,56 +428,14 @@ impl<B: Backend> ReplySink for Read<B> {
             (Stage::Asking, Piece::Whole(reply)) => inner.probed(&engine, index, reply),
             (Stage::Asking, _) => Next::GiveOver,
         };
-        if let (Next::Answer(_) | Next::AnswerHeld | Next::Begin(_) | Next::BeginHeld, Some(question)) =
-            (&next, &inner.question)
-        {
-            question.group.cells.reads_in_one_round.increment();
-        }
-        let asker = inner.question.as_ref().map(|question| question.asker.clone());
-        match (next, asker, piece) {
-            (Next::Wait(flow), ..) => return flow,
-            (Next::AskAgain, ..) => {
-                drop(inner);
-                if !self.ask_again(&engine, index, tag) {
-                    self.give_over(&engine);
-                }
-            }
-            (Next::Answer(at), Some(asker), Piece::Whole(reply)) => {
-                drop(inner);
-                self.finish(&engine);
-                asker.answer(reply.get(at..).unwrap_or_default());
-            }
-            (Next::AnswerHeld, Some(asker), _) => {
-                let held = std::mem::take(&mut inner.held);
-                drop(inner);
-                asker.answer(&held);
-                self.inner.borrow_mut().held = held;
-                self.finish(&engine);
-            }
-            (Next::Begin(at), Some(asker), Piece::Begin(reply)) => {
-                inner.stage = Stage::Passing;
-                engine.lanes.read_ends(inner.lane, inner.origin);
-                drop(inner);
-                let tag = asker.tag;
-                return asker.sink.reply(tag, Piece::Begin(reply.get(at..).unwrap_or_default()));
-            }
-            (Next::BeginHeld, Some(asker), _) => {
-                inner.stage = Stage::Passing;
-                engine.lanes.read_ends(inner.lane, inner.origin);
-                let held = std::mem::take(&mut inner.held);
-                let waker = inner.waker.take();
-                drop(inner);
-                let _: Flow = Rc::clone(&asker.sink).reply(asker.tag, Piece::Begin(&held));
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-            }
-            _ => {
-                drop(inner);
+        if let Next::AskAgain = next {
+            drop(inner);
+            if !self.ask_again(&engine, index, tag) {
                 self.give_over(&engine);
             }
+            return Flow::Continue;
         }
-        Flow::Continue
+        self.act(&engine, inner, next, &piece)
     }
 
     fn ready(&self, _tag: Tag, waker: &Waker) -> bool {
@@ -562,6 +467,131 @@ impl<B: Backend> ReplySink for Read<B> {
 }
 
 impl<B: Backend> Read<B> {
+    /// A replica has told the record, among those of others.
+    pub(super) fn probed(&self, engine: &Rc<Engine<B>>, index: usize, record: &[u8], fence: &[u8]) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.stage == Stage::Asking {
+            let next = inner.told(engine, index, record, fence);
+            let _: Flow = self.act(engine, inner, next, &Piece::Whole(b""));
+        }
+    }
+
+    /// The same with the value.
+    pub(super) fn valued(
+        self: &Rc<Self>,
+        engine: &Rc<Engine<B>>,
+        index: usize,
+        record: &[u8],
+        fence: &[u8],
+        value: &[u8],
+    ) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.stage != Stage::Asking {
+            return;
+        }
+        match inner.told_with(engine, index, (record, fence), value, 0, true) {
+            Next::AskAgain => {
+                drop(inner);
+                let part = u32::try_from(index).unwrap_or(0) + u32::from(VALUE);
+                if !self.ask_again(engine, index, Tag { slot: 0, part }) {
+                    self.give_over(engine);
+                }
+            }
+            next => {
+                let _: Flow = self.act(engine, inner, next, &Piece::Whole(value));
+            }
+        }
+    }
+
+    /// The value is at least so long, or another of the same answer.
+    pub(super) fn found_long(&self, bytes: usize) {
+        if let Some(question) = &self.inner.borrow().question {
+            question.group.lengths.saw(bytes);
+        }
+    }
+
+    /// A replica that was asked for the record, among those of others, will not tell it.
+    pub(super) fn unanswered(&self, engine: &Rc<Engine<B>>) {
+        if self.inner.borrow().stage == Stage::Asking {
+            self.give_over(engine);
+        }
+    }
+
+    /// Asks a replica for the record, perhaps with the value: no other read of the batch asks it.
+    pub(super) fn ask_alone(self: &Rc<Self>, engine: &Rc<Engine<B>>, index: u8, for_value: bool) {
+        let sent = {
+            let inner = self.inner.borrow(); // Not for writing: a connection may ask for the origin meanwhile.
+            let Some(question) = inner.question.as_ref().filter(|_| inner.stage == Stage::Asking) else { return };
+            let Some(member) = question.members.get(usize::from(index)) else { return };
+            let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
+            let mut record = engine.scratch.take();
+            record.clear();
+            write_record_bulk(inner.key(), &mut record);
+            let key = for_value.then(|| inner.key());
+            let mut write = |out: &mut Vec<u8>| write_probe_of(out, &record, key);
+            let bytes = inner.frame.len() + record.len() + 128;
+            let tag = tag_of(if for_value { VALUE + index } else { index });
+            let sent = engine.backend.send(&member.node, bytes, &mut write, question.version, &sink, tag);
+            engine.scratch.set(record);
+            sent.is_ok()
+        };
+        if !sent {
+            self.give_over(engine);
+        }
+    }
+
+    /// Does what an answer leads to. `piece` is what the value came in, if it did.
+    #[inline]
+    fn act(&self, engine: &Rc<Engine<B>>, mut inner: RefMut<'_, Inner<B>>, next: Next, piece: &Piece<'_>) -> Flow {
+        if let Next::Wait(flow) = next {
+            return flow;
+        }
+        if let (Next::Answer(_) | Next::AnswerHeld | Next::Begin(_) | Next::BeginHeld, Some(question)) =
+            (&next, &inner.question)
+        {
+            question.group.cells.reads_in_one_round.increment();
+        }
+        if matches!(next, Next::Answer(_) | Next::AnswerHeld) {
+            let Some(question) = inner.question.take() else { return Flow::Continue };
+            let held = std::mem::take(&mut inner.held);
+            inner.finish(engine);
+            drop(inner);
+            let value = match (next, piece) {
+                (Next::Answer(at), Piece::Whole(reply)) => reply.get(at..).unwrap_or_default(),
+                _ => &held,
+            };
+            question.asker.answer(value);
+            self.give_back(engine, held);
+            return Flow::Continue;
+        }
+        let asker = inner.question.as_ref().map(|question| question.asker.clone());
+        match (next, asker, piece) {
+            (Next::Begin(at), Some(asker), Piece::Begin(reply)) => {
+                inner.stage = Stage::Passing;
+                engine.lanes.read_ends(inner.lane, inner.origin);
+                drop(inner);
+                let tag = asker.tag;
+                return asker.sink.reply(tag, Piece::Begin(reply.get(at..).unwrap_or_default()));
+            }
+            (Next::BeginHeld, Some(asker), _) => {
+                inner.stage = Stage::Passing;
+                engine.lanes.read_ends(inner.lane, inner.origin);
+                let held = std::mem::take(&mut inner.held);
+                let waker = inner.waker.take();
+                drop(inner);
+                let _: Flow = Rc::clone(&asker.sink).reply(asker.tag, Piece::Begin(&held));
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            _ => {
+                drop(inner);
+                self.give_over(engine);
+            }
+        }
+        Flow::Continue
+    }
+
     /// Asks the replica that was asked for the value once more, in a transaction.
     fn ask_again(self: &Rc<Self>, engine: &Engine<B>, index: usize, tag: Tag) -> bool {
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
@@ -571,11 +601,9 @@ impl<B: Backend> Read<B> {
         let (node, version) = (Rc::clone(&member.node), question.version);
         let mut record = engine.scratch.take();
         record.clear();
-        write_record_key(inner.frame.get(inner.key.0..inner.key.1).unwrap_or_default(), &mut record);
+        write_record_bulk(inner.key(), &mut record);
         let bytes = inner.frame.len() + record.len() + 128;
-        let mut write = |out: &mut Vec<u8>| {
-            write_transaction(out, std::iter::once(record.as_slice()), &inner.frame);
-        };
+        let mut write = |out: &mut Vec<u8>| write_transaction_of(out, &record, &inner.frame);
         let backend = &engine.backend;
         let sent = backend.send_transaction(&node, bytes, TRANSACTION_REPLIES, &mut write, version, &sink, tag);
         engine.scratch.set(record);
@@ -587,7 +615,8 @@ impl<B: Backend> Read<B> {
         let asker = self.inner.borrow().question.as_ref().map(|question| question.asker.clone());
         let Some(asker) = asker else { return Flow::Continue };
         if matches!(piece, Piece::End(_) | Piece::Failed(_) | Piece::Whole(_)) {
-            self.finish(engine);
+            self.inner.borrow_mut().finish(engine);
+            self.give_back(engine, Vec::new());
         }
         asker.sink.reply(asker.tag, piece)
     }
