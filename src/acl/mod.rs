@@ -8,6 +8,8 @@
 //! The language and its meaning are those of Redis 7 (the manual page "ACL"), compared with a running server: which of
 //! several selectors grants, which of the rights to read and to write a key needs, what an error blames.
 //!
+//! `docs/decisions/2026-11-23-users.md` says why users are where they are and what becomes of sessions.
+//!
 //! # Invariants
 //! - Rights are granted by rules and by nothing else: a new user is off, has no password and may do nothing.
 //! - Passwords are kept as their SHA-256 and print as `***`; comparing takes the same time whatever is given.

@@ -217,6 +217,24 @@ fn settings_that_need_a_restart() {
     );
     new = check_text("new.toml", &MINIMAL.replace("10.0.0.1", "10.0.0.2")).unwrap();
     assert_eq!(reload::restart_needed(&old, &new), [""; 0]);
+    let socket = MINIMAL.replace("127.0.0.1:6380", "unix:/run/quoit.sock");
+    let [old, new] = ["0600", "0660"].map(|mode| {
+        let bind = format!("socket_mode = \"{mode}\"\nbind");
+        check_text("quoit.toml", &socket.replace("bind", &bind)).unwrap()
+    });
+    assert_eq!(reload::restart_needed(&old, &new), ["listener.socket_mode unix:/run/quoit.sock"]);
+}
+
+#[test]
+fn users_of_the_file_and_of_a_listener() {
+    let file = |tables: &str| check_text("quoit.toml", &format!("{MINIMAL}{tables}")).unwrap();
+    assert!(file("").listeners[0].default_user.may_all());
+    let config = file("[[user]]\nname = \"default\"\nrules = \"on >secret ~* +@read\"\ntrust_scripts = true\n");
+    let default = &config.listeners[0].default_user;
+    assert!(default.accepts(b"secret") && !default.needs_no_sign_in() && !default.may_all());
+    let shown = config.effective.to_string();
+    assert!(shown.contains("on >*** ~* +@read") && !shown.contains("secret"), "{shown}");
+    assert!(!format!("{config:?}").contains("secret"));
 }
 
 #[test]

@@ -28,6 +28,14 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     for address in addresses(old).symmetric_difference(&addresses(new)) {
         names.push(format!("listener.bind {address}"));
     }
+    let mode_of = |config: &Config, bind: &Bind| {
+        config.listeners.iter().find(|listener| listener.bind == *bind).map(|listener| listener.socket_mode)
+    };
+    for bind in addresses(old).intersection(&addresses(new)) {
+        if matches!(bind, Bind::Unix(_)) && mode_of(old, bind) != mode_of(new, bind) {
+            names.push(format!("listener.socket_mode {bind}"));
+        }
+    }
     names
 }
 
