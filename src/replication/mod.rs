@@ -153,6 +153,11 @@ impl<B: Backend> Member<B> {
         self.belief.get().is_some_and(|belief| belief.fence.state == FenceState::Member)
     }
 
+    /// Whether it has not been heard of yet.
+    fn is_unknown(&self) -> bool {
+        self.standing.get() == Standing::Unknown
+    }
+
     /// Whether its word counts in an answer that came with this fence.
     pub fn votes_under(&self, fence: &[u8]) -> bool {
         self.votes() && self.fence().as_bytes() == fence

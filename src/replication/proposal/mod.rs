@@ -12,7 +12,10 @@
 mod search;
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -36,6 +39,10 @@ use crate::version::{Ballot, FENCE_KEY, OpId, Operations, Record, Script, Term, 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How long a proposal over several keys waits for replicas that are slower than a majority: one of them may be the only one
+/// that holds in full what another command wrote to the same keys.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// A key of a proposal.
 pub(super) struct Key {
@@ -392,6 +399,14 @@ impl<B: Backend> Proposal<B> {
             group.look_at_fences();
             return None;
         }
+        if self.keys.len() > 1
+            && members.iter().any(|member| member.is_unknown() && engine.backend.is_available(&member.node))
+        {
+            // It may be the one that holds more than the others.
+            group.look_at_fences();
+            self.note_trouble("a replica has not said yet whether it votes".to_owned());
+            return None;
+        }
         let term = engine.next_ballot();
         let (keys, patience) = (&self.keys, engine.patience_ms());
         let write = |part: usize, call, out: &mut Vec<u8>| {
@@ -453,7 +468,10 @@ impl<B: Backend> Proposal<B> {
     ) -> Option<(Vec<Promise>, Search)> {
         let majority = self.majority();
         let mut promises: Vec<Promise> = Vec::new();
-        while let Some((member, said)) = answers.next().await {
+        // The newest that refusing replicas showed of each key.
+        let mut elsewhere: SmallVec<[Ballot; 2]> = SmallVec::new();
+        let mut grace = None;
+        while let Some((member, said)) = within(answers.next(), &mut grace).await {
             let left = answers.left;
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Promised(found)) if found.len() == self.keys.len() => {
@@ -467,7 +485,13 @@ impl<B: Backend> Proposal<B> {
                         None => self.note_trouble(super::unreadable(engine, &self.members, member)),
                     }
                 }
-                Ok(Answer::Refused(records)) => self.refused(engine, &records),
+                Ok(Answer::Refused(records)) => {
+                    elsewhere.resize(self.keys.len(), Ballot::default());
+                    for (newest, record) in elsewhere.iter_mut().zip(&records) {
+                        *newest = (*newest).max(Record::decode(record).map(|it| it.accepted).unwrap_or_default());
+                    }
+                    self.refused(engine, &records);
+                }
                 Ok(answer) => self.note_trouble(engine.other_answer(&self.group, &self.members, member, &answer)),
                 Err(failure) => self.note_trouble(format!("{}: {}", failure.node, failure.cause)),
             }
@@ -482,12 +506,28 @@ impl<B: Backend> Proposal<B> {
                     && (0..self.keys.len()).any(|key| {
                         promises.iter().all(|it| it.records.get(key).is_some_and(|(it, _)| it.accepted.is_zero()))
                     });
-                if left == 0 || !may_adopt && !matches!(search, Search::Unclear) {
-                    return Some((promises, search));
+                let waits = may_adopt || self.keys.len() > 1 || matches!(search, Search::Unclear);
+                if left == 0 || !waits {
+                    return self.is_whole(&promises, &elsewhere).then_some((promises, search));
+                }
+                if self.keys.len() > 1 && grace.is_none() {
+                    grace = Some(Box::pin(sleep(&engine.backend, GRACE)));
                 }
             }
         }
-        None
+        let search = self.search(&promises);
+        let is_enough = promises.len() >= majority && self.is_whole(&promises, &elsewhere);
+        is_enough.then_some((promises, search))
+    }
+
+    /// Whether no replica is known to hold something newer of a key than those that promised. What another command wrote to
+    /// several keys may be there in full and have reached the others in part: on that nothing must build that is about
+    /// several keys itself.
+    fn is_whole(&self, promises: &[Promise], elsewhere: &[Ballot]) -> bool {
+        elsewhere.iter().enumerate().all(|(key, shown)| {
+            let records = promises.iter().filter_map(|promise| promise.records.get(key));
+            self.keys.len() == 1 || records.map(|(record, _)| record.accepted).max() >= Some(*shown)
+        })
     }
 
     /// A replica refused a promise and showed the records of the keys.
@@ -642,6 +682,21 @@ impl<B: Backend> Proposal<B> {
         };
         held.set_owned(owned);
     }
+}
+
+/// What a future gives; none once `grace` is over, if there is one.
+async fn within<T>(next: impl Future<Output = Option<T>>, grace: &mut Option<Pin<Box<impl Future>>>) -> Option<T> {
+    let mut next = std::pin::pin!(next);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(next) = next.as_mut().poll(context) {
+            return Poll::Ready(next);
+        }
+        match grace {
+            Some(grace) => grace.as_mut().poll(context).map(|_| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Whether a reply that did not come may hide that the store has taken what it was told.
