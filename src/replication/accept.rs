@@ -432,11 +432,14 @@ impl<B: Backend> Proposal<B> {
         }
     }
 
-    /// What is only read must not be undone by others afterwards: a majority has to hold it. None if that was only done
-    /// now.
+    /// What is read must not be undone by others afterwards: a majority has to hold it. Of one key that is written anyway,
+    /// what it becomes is chosen with what it was; of several, the value of one may go to another. None if a majority holds
+    /// all only now.
     async fn settle_sources(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<()> {
-        let is_open = |key: &usize| {
-            !self.keys.get(*key).is_some_and(|key| key.written) && ground.holders(*key).count() < self.majority()
+        let is_alone = self.keys.len() == 1;
+        let is_open = |at: &usize| {
+            let is_read = !is_alone || self.keys.get(*at).is_some_and(|key| !key.written);
+            is_read && ground.holders(*at).count() < self.majority()
         };
         let open: SmallVec<[usize; 4]> = (0..self.keys.len()).filter(is_open).collect();
         for key in &open {
