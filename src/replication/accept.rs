@@ -377,6 +377,7 @@ impl<B: Backend> Proposal<B> {
         if let Work::Several(several) = &self.work
             && !several.watched.iter().all(|(key, state)| state.is_still(ground, *key))
         {
+            self.seal(engine, ground).await?;
             return Some(End::Done(shape::null_array(self.version).to_vec()));
         }
         self.settle_sources(engine, ground).await?;
@@ -412,7 +413,10 @@ impl<B: Backend> Proposal<B> {
                 self.note_try(!written.is_empty(), ballot, self.bases(ground), 0);
                 None
             }
-            Ok(Answer::Error(text)) if settled => Some(End::Refused(text.to_vec())),
+            Ok(Answer::Error(text)) if settled => {
+                self.seal(engine, ground).await?;
+                Some(End::Refused(text.to_vec()))
+            }
             Ok(Answer::Error(_)) => {
                 for key in 0..keys {
                     self.level(engine, ground, key, None).await?;
@@ -430,6 +434,20 @@ impl<B: Backend> Proposal<B> {
                 None
             }
         }
+    }
+
+    /// Before an answer that writes nothing: what an earlier try may have left on a replica that did not promise is not in the
+    /// newest state, and would be as soon as somebody found it there. The newest state under a newer ballot ends that.
+    pub(super) async fn seal(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<()> {
+        if self.tries.is_empty() {
+            return Some(());
+        }
+        for key in 0..self.keys.len() {
+            if self.keys.get(key).is_some_and(|key| key.written) {
+                self.level(engine, ground, key, None).await?;
+            }
+        }
+        Some(())
     }
 
     /// What is read must not be undone by others afterwards: a majority has to hold it. Of one key that is written anyway,

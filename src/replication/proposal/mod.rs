@@ -627,6 +627,7 @@ impl<B: Backend> Proposal<B> {
             }
             Accepted::Refused { text, by } => {
                 if by >= self.majority() {
+                    self.seal(engine, ground).await?;
                     self.remember(engine, ground, held);
                     return Some(Some(End::Refused(text)));
                 }
