@@ -11,7 +11,6 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use quoit::backend::redis::{BreakerOptions, Node, NodeOptions};
@@ -125,15 +124,9 @@ impl ReplySink for Sink {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
-
-    fn make_way(&self) {}
 }
 
 impl Sink {

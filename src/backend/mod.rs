@@ -139,8 +139,11 @@ pub trait ReplySink {
     /// Takes a piece of the reply to `tag`.
     fn reply(self: Rc<Self>, tag: Tag, piece: Piece<'_>) -> Flow;
 
-    /// Whether the paused reply to `tag` may go on; if not, `waker` is woken when it may.
-    fn ready(&self, tag: Tag, waker: &Waker) -> bool;
+    /// Whether the paused reply to `tag` may go on; if not, `waker` is woken when it may. A sink that never pauses leaves it as
+    /// it is.
+    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
+        true
+    }
 
     /// The client that the request is made for: its requests for one key must not overtake each other. Asked for while
     /// any sink sends, this one among them.
@@ -154,7 +157,7 @@ pub trait ReplySink {
 
     /// The reply to a paused request has stood still for too long, and replies to others wait behind it: the sink has to
     /// take it now, or give it up. Told while any sink sends, this one among them.
-    fn make_way(&self);
+    fn make_way(&self) {}
 }
 
 /// A request that got no reply.

@@ -399,9 +399,8 @@ pub(super) struct PoolTable {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(super) in_flight_max: usize,
     /// How many store connections each worker may hold to each node for clients that need one to themselves: those that
-    /// `WATCH` keys, wait in a blocking command, or subscribe. Beyond it such a request is answered with an overload error.
-    /// Less bounds what stores have to accept; more lets more clients wait. It should be above the number of clients that
-    /// block at a time.
+    /// `WATCH` keys. Beyond it such a request is answered with an overload error. Less bounds what stores have to accept;
+    /// more lets more clients watch at a time.
     #[schemars(range(min = 0, max = 65_536))]
     pub(super) exclusive_connections_max: usize,
     /// From which size on a request for one key is passed on while it is received, and a request or reply has a store

@@ -142,15 +142,9 @@ impl ReplySink for Gather {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.origin
     }
-
-    fn make_way(&self) {}
 }
 
 /// Asks one store one thing.

@@ -9,7 +9,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
 
 use super::fragment::{Fragments, Plan};
 use super::write_failure;
@@ -304,13 +303,7 @@ impl ReplySink for Merge {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.state.borrow().sink.as_ref().map_or(0, |sink| sink.origin())
     }
-
-    fn make_way(&self) {}
 }

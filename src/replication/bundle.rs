@@ -19,7 +19,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::task::Waker;
 
 use super::read::Read;
 use super::wire::{Answer, Call, Cursor, write_bulk, write_number, write_script};
@@ -478,13 +477,7 @@ impl<B: Backend> ReplySink for Bundle<B> {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.origin.get()
     }
-
-    fn make_way(&self) {}
 }

@@ -71,15 +71,9 @@ impl<B: Backend> ReplySink for Mailbox<B> {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.origin
     }
-
-    fn make_way(&self) {}
 }
 
 /// What a round says to the replica of that number.

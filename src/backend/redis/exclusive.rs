@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 
 use tokio::sync::oneshot;
 
@@ -169,13 +168,7 @@ impl ReplySink for Answer {
         Flow::Continue
     }
 
-    fn ready(&self, _: Tag, _: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
-
-    fn make_way(&self) {}
 }

@@ -1,7 +1,6 @@
 //! A script's text on its way to a store, right before the request that needs it.
 
 use std::rc::Rc;
-use std::task::Waker;
 
 use super::{Digest, write_load};
 use crate::backend::redis::Node;
@@ -40,13 +39,7 @@ impl ReplySink for Ahead {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.origin
     }
-
-    fn make_way(&self) {}
 }

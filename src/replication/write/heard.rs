@@ -1,7 +1,6 @@
 //! How a write hears of its answers, alone or among others of its batch.
 
 use std::rc::Rc;
-use std::task::Waker;
 
 use super::{Stage, Vote, Write};
 use crate::backend::{Backend, Cause, Flow, Piece, ReplySink, Tag};
@@ -93,13 +92,7 @@ impl<B: Backend> ReplySink for Write<B> {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.inner.borrow().asker.as_ref().map_or(0, |asker| asker.sink.origin())
     }
-
-    fn make_way(&self) {}
 }

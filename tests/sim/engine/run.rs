@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::Waker;
 
 use quoit::backend::{Flow, Piece, ReplySink, Tag};
 use quoit::command::{self, Args, KeyIndexes};
@@ -64,15 +63,9 @@ impl ReplySink for Ear {
         Flow::Continue
     }
 
-    fn ready(&self, _tag: Tag, _waker: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         self.client + 1
     }
-
-    fn make_way(&self) {}
 }
 
 struct Proxy {
