@@ -6,7 +6,7 @@
 //!   the store forgets.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -101,6 +101,23 @@ impl Exclusive {
         answer.await.unwrap_or_else(|_| Err(failure(Cause::Broken("closed".into()))))
     }
 
+    /// Asks the store for its number of this connection, if that is not known yet. What is sent next follows at once.
+    ///
+    /// # Errors
+    /// What can be refused at once.
+    pub fn identify(&self) -> Result<(), Cause> {
+        if self.connection.store_id.get().is_some() {
+            return Ok(());
+        }
+        let sink: Rc<dyn ReplySink> = Rc::new(Identity(Rc::downgrade(&self.connection)));
+        self.send(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", &sink, Tag::default())
+    }
+
+    /// The store's number of this connection (`CLIENT ID`); none until the answer to [`Exclusive::identify`] is here.
+    pub fn store_id(&self) -> Option<i64> {
+        self.connection.store_id.get()
+    }
+
     /// Gives the connection back. The store must remember nothing of this client by now, and owe it no reply.
     pub fn give_back(mut self) {
         self.is_kept = true;
@@ -134,6 +151,30 @@ impl Drop for Exclusive {
         }
         self.connection.end(&Arc::from("its client is done with it"));
     }
+}
+
+/// Takes note of a connection's number.
+struct Identity(Weak<Connection>);
+
+impl ReplySink for Identity {
+    fn reply(self: Rc<Self>, _: Tag, piece: Piece<'_>) -> Flow {
+        if let (Piece::Whole(bytes), Some(connection)) = (piece, self.0.upgrade()) {
+            let digits = bytes.strip_prefix(b":").and_then(|line| line.strip_suffix(b"\r\n"));
+            let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+            connection.store_id.set(number);
+        }
+        Flow::Continue
+    }
+
+    fn ready(&self, _: Tag, _: &Waker) -> bool {
+        true
+    }
+
+    fn origin(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn make_way(&self) {}
 }
 
 type Said = Result<Vec<u8>, Failure>;

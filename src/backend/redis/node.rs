@@ -17,6 +17,7 @@ use super::handshake::{self, Credentials, Refusal};
 use super::lease::Lease;
 use super::programs::Programs;
 use crate::backend::{Cause, Context, ReplySink, Stream, Tag};
+use crate::clock::Moment;
 use crate::config::Address;
 use crate::metrics::{ConnectResult, FailureKind, NodeCells};
 use crate::protocol::resp::Version;
@@ -54,6 +55,10 @@ pub struct NodeOptions {
 
 /// Healthy connections that are kept beside the current one, for each node, worker and version.
 const SPARES_MAX: usize = 2;
+/// Healthy connections that clients have just given back are kept, up to so many, for so long: who waits for an element has
+/// as a rule come to wait for the next one, and a burst of elements ends many waits at once.
+const RETURNED_MAX: usize = 64;
+const RETURNED_KEPT: Duration = Duration::from_secs(1);
 /// Connections that may be left to big or stalled requests at the same time, for each node, worker and version.
 const DETACHED_MAX: usize = 16;
 /// From so many of them on, one client that does not read its big reply has to make way for each further one.
@@ -81,6 +86,8 @@ pub struct Node {
     pub(super) programs: Programs,
     sweep: Notify,
     sweeping: Cell<bool>,
+    /// When a client last gave back a connection.
+    returned: Cell<Moment>,
     left: CancellationToken,
     generation: Cell<u64>,
 }
@@ -97,6 +104,7 @@ impl Node {
             programs: Programs::default(),
             sweep: Notify::new(),
             sweeping: Cell::new(false),
+            returned: Cell::default(),
             left: CancellationToken::new(),
             generation: Cell::new(0),
             context,
@@ -235,12 +243,14 @@ impl Node {
         let mut lane = self.lane(connection.version).borrow_mut();
         lane.exclusive.retain(|other| !Rc::ptr_eq(other, connection));
         if connection.is_done()
-            && lane.spares.len() < SPARES_MAX
+            && lane.spares.len() < RETURNED_MAX
             && !self.left.is_cancelled()
             && !connection.is_closed()
         {
             connection.set_role(Role::Spare);
             lane.spares.push(Rc::clone(connection));
+            self.returned.set(self.context.clock.now());
+            self.wants_sweep();
         } else {
             drop(lane);
             connection.set_role(Role::Leaving);
@@ -567,6 +577,7 @@ impl Node {
                 self.settle(&connection);
             }
             self.make_room(version);
+            idle &= self.end_returned(version, now);
         }
         if self.left.is_cancelled() {
             for lane in &self.lanes {
@@ -578,6 +589,21 @@ impl Node {
         self.cells.in_flight.set(gauge(in_flight));
         self.cells.queued_bytes.set(gauge(queued_bytes));
         idle
+    }
+
+    /// Closes connections that were given back and that nobody has taken since; whether there is none to look after.
+    fn end_returned(&self, version: Version, now: Moment) -> bool {
+        let spares = &mut self.lane(version).borrow_mut().spares;
+        if spares.len() <= SPARES_MAX {
+            return true;
+        }
+        if now.since(self.returned.get()) < RETURNED_KEPT {
+            return false;
+        }
+        for spare in spares.drain(SPARES_MAX..) {
+            spare.end(&Arc::from("no longer needed"));
+        }
+        true
     }
 
     /// Big replies that wait for their clients each hold a connection. Before none is left for others, the client that

@@ -94,13 +94,15 @@ impl Connection {
                         continue;
                     }
                     let settled = self.inner.borrow_mut().settle(kind, passed);
-                    let Some(Entry { sink, tag, at, preceding, .. }) = settled else {
+                    let Some(Entry { sink, tag, at, preceding, patient, .. }) = settled else {
                         break Err("a reply that nothing asked for".into());
                     };
                     if preceding == 0 {
                         replies += 1;
                         errors += u64::from(kind == b'-');
-                        node.cells.service_duration.observe(now.since(at));
+                        if !patient {
+                            node.cells.service_duration.observe(now.since(at));
+                        }
                     }
                     if let Some(sink) = sink {
                         let piece = if passed { Piece::End(reply) } else { Piece::Whole(reply) };

@@ -113,6 +113,8 @@ pub(super) struct Connection {
     /// Borrowed by the task alone.
     incoming: RefCell<Incoming>,
     pub(super) load: Cell<usize>,
+    /// What the store calls it (`CLIENT ID`), once it was asked.
+    pub(super) store_id: Cell<Option<i64>>,
 }
 
 impl Connection {
@@ -120,6 +122,7 @@ impl Connection {
         Rc::new(Self {
             version,
             load: Cell::new(0),
+            store_id: Cell::new(None),
             incoming: RefCell::default(),
             inner: RefCell::new(Inner {
                 role,
