@@ -84,6 +84,14 @@
 //! 3. A `Call` stands between the store and the session. `-NOSCRIPT` makes it look for the text and send both once more,
 //!    but only if [`backend::ReplySink::hold`] says that nothing which the client sent later has left.
 //!
+//! ## The path of one BLPOP
+//!
+//! 1. As above up to the row, whose handling is [`Blocking`](command::Handling::Blocking). The session waits until all that came
+//!    before is answered; then it goes on reading, to notice when its client leaves, and serves nothing until this is answered.
+//! 2. [`coordinator::Coordinator::dispatch_blocking`] starts a task. With one copy it takes a connection for the client alone
+//!    ([`backend::redis::Node::exclusive`]) and has the store wait; who ends the wait early asks the store to, so that no element
+//!    is lost. With several copies the task asks by [`command::blocking::plain`] whenever there is a sign that there is something.
+//!
 //! ## The path of one replicated SET and GET
 //!
 //! 1. As above up to [`coordinator::Coordinator::dispatch`], which finds that the key's pool has several replicas: it asks

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState, Hooks, ReloadResult};
 use crate::config::watch::{Change, Watch};
 use crate::config::{self, Bind, Config, LoadError};
+use crate::coordinator::Signs;
 use crate::frontend::redis::{AclLog, Fleet, Order, Worker};
 use crate::listener::{self, Client, Intake, Socket};
 use crate::metrics::{LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
@@ -128,6 +129,7 @@ impl Server {
             sources: Arc::default(),
             acl_log: AclLog::default(),
             ask_reload: ask_reload.clone(),
+            signs: Signs::new(workers),
             started: SystemTime::now(),
         });
         let mut ended = Vec::new();

@@ -422,6 +422,7 @@ fn variants(rows: &[&'static Row]) -> String {
                 command::Condition::CopiesToDatabase => "`DB` other than 0",
             };
             let (what, reason) = match variant.row.handling {
+                Handling::Blocking => ("waits", "as the verbs that may wait"),
                 Handling::Later(reason) => ("not yet", reason),
                 Handling::Refused(reason) => ("refused", reason),
                 other => panic!("{}: {other:?} has no words here yet", row.name),
@@ -532,6 +533,8 @@ fn commands_page() -> String {
          - an array in the order of the keys; an error stands in the place of each key of a failed node: {}\n\
          - `OK`, or the first error: {}\n\
          - the sum, or the first error: {}\n\n\
+         ## Waiting\n\n\
+         {}, and `XREAD` and `XREADGROUP` with `BLOCK`. All keys on one node, but see [waiting](waiting.md).\n\n\
          ## All keys\n\n\
          {}. Every node is asked; see [all keys](all-keys.md).\n\n\
          ## Transactions\n\n\
@@ -556,6 +559,11 @@ fn commands_page() -> String {
         split(SplitRule::Mget),
         split(SplitRule::Mset),
         split(SplitRule::SumIntegers),
+        rows.iter()
+            .filter(|row| row.handling == Handling::Blocking)
+            .map(|row| spoken(row))
+            .collect::<Vec<_>>()
+            .join(", "),
         rows.iter().filter(|row| is_keyspace(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_transaction(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_program(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),

@@ -56,6 +56,8 @@ def explicit_decisions(decisions, names):
         decide(verb, f"Handling::Programs(ProgramsVerb::{rule})")
     for verb, local in decisions["local"].items():
         decide(verb, f"Handling::Local(LocalVerb::{local})")
+    for verb in decisions["blocking"]["verbs"]:
+        decide(verb, "Handling::Blocking")
     for section, variant in (("later", "Later"), ("refused", "Refused")):
         for entry in decisions[section]:
             for verb in entry["verbs"]:
@@ -200,11 +202,12 @@ class Table:
         self.ids = {name: number for number, name in enumerate(self.rows)}
         self.variants = {}
         for entry in decisions["variant"]:
-            handling = (
-                f"Handling::Later({text(entry['later'])})"
-                if "later" in entry
-                else f"Handling::Refused({text(entry['refused'])})"
-            )
+            if entry.get("blocking"):
+                handling = "Handling::Blocking"
+            elif "later" in entry:
+                handling = f"Handling::Later({text(entry['later'])})"
+            else:
+                handling = f"Handling::Refused({text(entry['refused'])})"
             for verb in entry["verbs"]:
                 self.variants.setdefault(verb, []).append((entry["when"], handling))
         self.shared = {"KEYS": {}, "FLAGS": {}}

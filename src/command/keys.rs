@@ -207,8 +207,8 @@ fn append_range(first: usize, last: usize, step: u32, args: &Args<'_>, out: &mut
 
 /// What stands before the streams of `XREAD` and `XREADGROUP`.
 pub(super) struct StreamOptions {
-    /// `BLOCK` is among the options.
-    pub(super) blocks: bool,
+    /// Where the last `BLOCK` stands.
+    pub(super) block_at: Option<usize>,
     /// The first argument behind `STREAMS`.
     pub(super) streams_at: Option<usize>,
 }
@@ -216,14 +216,16 @@ pub(super) struct StreamOptions {
 /// Goes from option to option as the servers do, so that a group or consumer may be named `streams` or `block`; to
 /// search for the word, as the key specification says, would take such a name for it.
 pub(super) fn stream_options(args: &Args<'_>) -> StreamOptions {
-    let mut options = StreamOptions { blocks: false, streams_at: None };
+    let mut options = StreamOptions { block_at: None, streams_at: None };
     let mut at = 1;
     while at < args.len() {
         if args.is_word(at, "STREAMS") {
             options.streams_at = Some(at + 1);
             break;
         }
-        options.blocks |= args.is_word(at, "BLOCK");
+        if args.is_word(at, "BLOCK") {
+            options.block_at = Some(at);
+        }
         at += if args.is_word(at, "GROUP") {
             3
         } else if ["BLOCK", "COUNT", "CLAIM"].iter().any(|option| args.is_word(at, option)) {

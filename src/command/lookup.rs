@@ -264,6 +264,7 @@ mod tests {
             Ok(row) => match row.handling {
                 Handling::Later(_) => format!("{} later", row.name),
                 Handling::Refused(_) => format!("{} refused", row.name),
+                Handling::Blocking => format!("{} blocks", row.name),
                 _ => row.name.to_owned(),
             },
             Err(Unsupported::UnknownCommand) => "unknown".to_owned(),
@@ -299,9 +300,9 @@ mod tests {
     #[test]
     fn resolve_takes_the_variant_its_arguments_ask_for() {
         check("XREAD STREAMS a 0", "xread");
-        check("XREAD COUNT 1 BLOCK 0 STREAMS a 0", "xread later");
+        check("XREAD COUNT 1 BLOCK 0 STREAMS a 0", "xread blocks");
         check("XREAD STREAMS block 0", "xread");
-        check("XREADGROUP GROUP streams c block 0 STREAMS a >", "xreadgroup later");
+        check("XREADGROUP GROUP streams c block 0 STREAMS a >", "xreadgroup blocks");
         check("XREADGROUP GROUP g block STREAMS a >", "xreadgroup");
         check("XREADGROUP GROUP g c COUNT 2 STREAMS a >", "xreadgroup");
         check("SORT k", "sort");
@@ -320,7 +321,7 @@ mod tests {
         fn walk(row: &'static Row) {
             match row.handling {
                 Handling::Forward => assert!(row.single_key_at.is_some(), "{}", row.name),
-                Handling::SameNode | Handling::Split(_) | Handling::Run(_) => {
+                Handling::SameNode | Handling::Split(_) | Handling::Run(_) | Handling::Blocking => {
                     assert!(!row.keys.is_empty(), "{}", row.name);
                 }
                 Handling::Keyspace(_) | Handling::Programs(_) => assert!(row.keys.is_empty(), "{}", row.name),

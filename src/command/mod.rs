@@ -20,6 +20,7 @@
 
 mod absolute;
 mod args;
+pub mod blocking;
 mod glob;
 pub mod introspect;
 mod keys;

@@ -235,6 +235,36 @@ pub fn not_an_integer(out: &mut Vec<u8>) {
     error(out, "ERR value is not an integer or out of range");
 }
 
+/// A time to wait that is no number of seconds.
+pub fn timeout_not_a_float(out: &mut Vec<u8>) {
+    error(out, "ERR timeout is not a float or out of range");
+}
+
+/// A time to wait that is no number of milliseconds.
+pub fn timeout_not_an_integer(out: &mut Vec<u8>) {
+    error(out, "ERR timeout is not an integer or out of range");
+}
+
+/// A time to wait below zero.
+pub fn timeout_negative(out: &mut Vec<u8>) {
+    error(out, "ERR timeout is negative");
+}
+
+/// A time to wait beyond what a clock counts.
+pub fn timeout_out_of_range(out: &mut Vec<u8>) {
+    error(out, "ERR timeout is out of range");
+}
+
+/// To a client that waited, and was told to stop.
+pub fn unblocked(out: &mut Vec<u8>) {
+    error(out, "UNBLOCKED client unblocked via CLIENT UNBLOCK");
+}
+
+/// `CLIENT UNBLOCK` with another reason than it knows.
+pub fn unblock_reason(out: &mut Vec<u8>) {
+    error(out, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
+}
+
 /// More keys or a bigger reply than quoit holds in memory for one request.
 pub fn too_large(out: &mut Vec<u8>, what: &str, limit: usize) {
     error_line(out, format_args!("ERR {what} exceeds quoit's limit of {limit}"));

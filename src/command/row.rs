@@ -58,6 +58,7 @@ impl Row {
             | Handling::Transaction(_)
             | Handling::Run(_)
             | Handling::Programs(_)
+            | Handling::Blocking
             | Handling::Local(_) => true,
             Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
@@ -123,6 +124,8 @@ pub enum Handling {
     Run(Program),
     /// About scripts and functions themselves: told to every node.
     Programs(ProgramsVerb),
+    /// May wait for as long as the client says: all keys on one node, and a connection of its own to it.
+    Blocking,
     /// Answered by quoit itself.
     Local(LocalVerb),
     /// Not served yet, for this reason.
@@ -257,6 +260,7 @@ pub enum LocalVerb {
     ClientReply,
     ClientSetinfo,
     ClientSetname,
+    ClientUnblock,
     /// `CLUSTER`, `READONLY` and their like: the error of a server that is not part of a cluster.
     ClusterDisabled,
     /// `COMMAND` in all its forms: `introspect::command`.

@@ -1,4 +1,4 @@
-//! Verbs whose arguments decide what quoit does with them: `XREAD` forwards, `XREAD BLOCK` cannot.
+//! Verbs whose arguments decide what quoit does with them: `XREAD` forwards, `XREAD BLOCK` waits.
 //!
 //! `resolve` asks each condition of a row in turn and takes the row of the first that holds, so that a caller sees
 //! nothing but a row with its final handling.
@@ -31,7 +31,7 @@ impl Condition {
     /// Whether it holds. Where the arguments are not well-formed it may be either: the store refuses them anyway.
     pub fn holds(self, args: &Args<'_>) -> bool {
         match self {
-            Self::Blocks => stream_options(args).blocks,
+            Self::Blocks => stream_options(args).block_at.is_some(),
             Self::SortsByOtherKeys => sorts_by_other_keys(args),
             Self::CopiesToDatabase => (3..args.len())
                 .any(|at| args.is_word(at, "DB") && args.get(at + 1).is_none_or(|number| !is_zero(number))),

@@ -9,6 +9,8 @@
 //! - What is sent is what is hashed: a route that rewrites a key rewrites it before the ring sees it.
 //! - Each request is answered exactly once, by the sink or by [`Verdict::Answered`].
 
+mod blocking;
+mod exchange;
 mod fragment;
 mod gather;
 mod keyspace;
@@ -33,6 +35,7 @@ use crate::quorum::Level;
 use crate::replication::{Engine, Group, Taken};
 use crate::topology::{Place, View};
 
+pub use blocking::{Block, Client as BlockedClient, Signs, Unblock};
 pub use keyspace::Client;
 pub use programs::Sources;
 pub use transaction::{Part, Way};
@@ -72,6 +75,7 @@ pub struct Coordinator {
     engine: Rc<Engine<Stores>>,
     groups: Groups,
     programs: Programs,
+    turns: Rc<blocking::Turns>,
     /// Whether any pool has several replicas.
     replicates: Cell<bool>,
     /// Whether this worker looks after the stores for all.
@@ -106,9 +110,9 @@ impl Target<'_> {
 }
 
 impl Coordinator {
-    /// The coordinator of a worker. One worker of a process `leads`: it begins pools and rebuilds their stores. All share
-    /// the `sources` of scripts.
-    pub fn new(context: &Rc<Context>, leads: bool, sources: &Arc<Sources>) -> Self {
+    /// The coordinator of worker number `worker`. The first one leads: it begins pools and rebuilds their stores. All share
+    /// the `sources` of scripts, and the `signs` for clients that wait.
+    pub fn new(context: &Rc<Context>, worker: usize, sources: &Arc<Sources>, signs: &Arc<Signs>) -> Self {
         Self {
             context: Rc::clone(context),
             merges: Rc::default(),
@@ -116,7 +120,8 @@ impl Coordinator {
             groups: Groups::default(),
             programs: Programs::new(Arc::clone(sources)),
             replicates: Cell::new(false),
-            leads,
+            turns: blocking::Turns::new(signs, worker),
+            leads: worker == 0,
         }
     }
 

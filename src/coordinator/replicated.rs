@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::blocking::{Herald, only_takes};
 use super::{Coordinator, Request, Target, Verdict, rewritten_key};
 use crate::backend::{ReplySink, Stores, Tag};
-use crate::command::{self, Args, Handling, KeyIndexes, SplitRule, reply};
+use crate::command::{self, Args, Handling, KeyIndexes, SplitRule, VerbClass, reply};
 use crate::config::{Pool, Rewrite};
 use crate::metrics::{Metrics, Outcome, ReplicationCells};
 use crate::protocol::resp::{write_bulk, write_header};
@@ -210,6 +211,8 @@ impl Coordinator {
         let pool = target.view.topology.config.pools.get(place.pool)?;
         let level = request.level.or(place.level).unwrap_or(pool.level);
         if !rewritten {
+            let announcing = self.announcing(place.pool, request, &keys, sink);
+            let sink = announcing.as_ref().unwrap_or(sink);
             return Some(self.serve(&group, request, &keys, level, sink, tag, out));
         }
         let mut own = Own::default();
@@ -223,7 +226,25 @@ impl Coordinator {
             }
         }
         let request = Request { frame: &own.frame, args: Args::new(&own.frame, &own.bounds), ..*request };
+        let announcing = self.announcing(place.pool, &request, &keys, sink);
+        let sink = announcing.as_ref().unwrap_or(sink);
         Some(self.serve(&group, &request, &keys, level, sink, tag, out))
+    }
+
+    /// Who tells of a write when it is done, where anybody in this process waits for that.
+    #[inline]
+    fn announcing(
+        &self,
+        pool: usize,
+        request: &Request<'_>,
+        keys: &KeyIndexes,
+        sink: &Rc<dyn ReplySink>,
+    ) -> Option<Rc<dyn ReplySink>> {
+        if !self.turns.any() || request.row.class == VerbClass::Read || only_takes(request.row.name) {
+            return None;
+        }
+        let keys = keys.iter().filter_map(|at| request.args.get(*at as usize)).map(<[u8]>::to_vec).collect();
+        Some(Herald::announcing(sink, &self.turns, pool, keys))
     }
 
     /// One request whose keys are of one pool.
@@ -311,6 +332,8 @@ impl Coordinator {
             let verdict = match (self.groups.get(place.pool), target.view.topology.config.pools.get(place.pool)) {
                 (Some(group), Some(pool)) => {
                     let level = request.level.or(place.level).unwrap_or(pool.level);
+                    let part_sink =
+                        self.announcing(place.pool, &one, &only, &part_sink).unwrap_or_else(|| Rc::clone(&part_sink));
                     self.serve(&group, &one, &only, level, &part_sink, tag, &mut refusal)
                 }
                 _ => Self::send_to_owner(target, place.pool, &one, &part_sink, tag, &mut refusal),

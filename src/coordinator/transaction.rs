@@ -15,7 +15,7 @@ use std::task::Waker;
 use super::{Coordinator, Request, Target, Verdict, rewritten_key};
 use crate::backend::redis::{Exclusive, Node};
 use crate::backend::{Flow, Piece, ReplySink, Stores, Tag};
-use crate::command::{self, Args, Flag, KeyIndexes, reply};
+use crate::command::{self, Args, Flag, Handling, KeyIndexes, reply};
 use crate::config::{Listener, Rewrite};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{
@@ -99,7 +99,8 @@ impl Coordinator {
         let target = Target { view, listener };
         let mut keys = KeyIndexes::new();
         let is_known = command::keys(request.row, &request.args, &mut keys).is_ok();
-        if request.row.flags.contains(Flag::Noscript) && request.row.name != "watch" {
+        let is_kept_out = request.row.flags.contains(Flag::Noscript) || request.row.handling == Handling::Blocking;
+        if is_kept_out && request.row.name != "watch" {
             reply::not_in_replicated_transaction(out, request.row);
             return Err(Outcome::Refused);
         }

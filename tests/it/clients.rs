@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use redis::AsyncTypedCommands as _;
 
-use crate::support::Fleet;
+use crate::support::{Cluster, Fleet, Reach};
 
 /// Where `.ci/run` installs libraries, unless a variable names another place.
 fn installed(variable: &str, default: &str) -> PathBuf {
@@ -57,19 +57,36 @@ fn node_redis() {
     node("redis", "node_redis.cjs");
 }
 
-#[test]
-fn redis_py() {
+/// Where redis-py is installed, if it is.
+fn python_with_redis() -> Option<PathBuf> {
     let python = installed("QUOIT_PYTHON", "python/bin/python");
     let has_library = |python: &Path| {
         Command::new(python).args(["-c", "import redis"]).output().is_ok_and(|output| output.status.success())
     };
-    let Some(python) = [python, PathBuf::from("python3")].into_iter().find(|python| has_library(python)) else {
+    let found = [python, PathBuf::from("python3")].into_iter().find(|python| has_library(python));
+    if found.is_none() {
         eprintln!("skip: redis-py is not installed");
-        return;
-    };
+    }
+    found
+}
+
+#[test]
+fn redis_py() {
+    let Some(python) = python_with_redis() else { return };
     let Some(fleet) = Fleet::start(3) else { return };
     let port = fleet.address().port().to_string();
     check_ok(&run(Command::new(python).arg(script("redis_py.py")).arg(port)).expect("it ran a moment ago"));
+}
+
+/// Workers that wait for tasks, each of which has to be done once.
+#[test]
+fn redis_py_queue() {
+    let Some(python) = python_with_redis() else { return };
+    let (Some(fleet), Some(cluster)) = (Fleet::start(3), Cluster::start(3, 1, Reach::Direct)) else { return };
+    for address in [fleet.address(), cluster.addresses()[0]] {
+        let port = address.port().to_string();
+        check_ok(&run(Command::new(&python).arg(script("redis_py_queue.py")).arg(port)).expect("it ran a moment ago"));
+    }
 }
 
 #[test]

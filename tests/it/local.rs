@@ -75,9 +75,9 @@ fn the_connection_survives_what_is_not_served() {
     let lines = [
         "SUBSCRIBE channel",
         "EXEC",
-        "BLPOP a 0",
-        "BRPOPLPUSH a b 0",
-        "XREAD BLOCK 0 STREAMS a 0",
+        "BLPOP a x",
+        "BRPOPLPUSH a b -1",
+        "XREAD BLOCK x STREAMS a 0",
         "SCRIPT DEBUG YES",
         "SCRIPT FLUSH NOW",
         "SCAN x",

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod acl;
 #[cfg(test)]
+mod blocking;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod clients;

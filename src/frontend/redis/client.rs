@@ -108,6 +108,7 @@ impl Session {
         let inner = self.inner.borrow();
         let none = ClientFacts::default();
         let (multi, watch) = inner.transaction.as_ref().map_or((-1, 0), |transaction| transaction.counts());
+        let is_blocked = inner.block.as_ref().is_some_and(|block| !block.is_over());
         let facts = inner.facts.as_deref().unwrap_or(&none);
         format!(
             "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi={multi} watch={watch} resp={} \
@@ -116,11 +117,13 @@ impl Session {
             facts.name,
             now.since(self.since).as_secs(),
             now.since(self.seen.get()).as_secs(),
-            match (facts.no_evict, multi) {
-                (true, _) => "e",
-                (false, 0..) => "x",
-                (false, _) if is_local => "U",
-                (false, _) => "N",
+            match (is_blocked, facts.no_evict, multi) {
+                (true, true, _) => "be",
+                (true, false, _) => "b",
+                (false, true, _) => "e",
+                (false, false, 0..) => "x",
+                (false, false, _) if is_local => "U",
+                (false, false, _) => "N",
             },
             inner.version.number(),
             facts.lib_name,

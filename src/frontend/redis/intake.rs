@@ -102,6 +102,7 @@ impl Session {
                     return 0;
                 }
                 inner.alone = false;
+                inner.block = None;
             }
             if inner.output.slots.len() >= DUE_MAX
                 || inner.output.bytes_held() >= HELD_BYTES

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::requests::class_of;
 use super::session::Session;
 use super::worker::Order;
-use super::{acl, auth, quoit};
+use super::{acl, auth, blocking, quoit};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, glob, introspect};
@@ -85,6 +85,7 @@ pub(super) fn answer(
         LocalVerb::Time => time(out),
         LocalVerb::Acl => return acl::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
+        LocalVerb::ClientUnblock => return blocking::unblock(session, row, args, out),
         LocalVerb::ClientList => {
             list_clients(session, row, resp);
             return Local::Silent;
@@ -251,7 +252,14 @@ fn info(session: &Session, view: &View, args: &Args<'_>) -> String {
                 uptime / 86_400,
             ),
         ),
-        ("clients", format!("connected_clients:{clients}\r\nmaxclients:{}\r\n", topology.config.proxy.clients_max)),
+        (
+            "clients",
+            format!(
+                "connected_clients:{clients}\r\nmaxclients:{}\r\nblocked_clients:{}\r\n",
+                topology.config.proxy.clients_max,
+                worker.fleet.signs.blocked(),
+            ),
+        ),
         ("memory", format!("maxmemory:{}\r\n", topology.config.proxy.memory_bytes_max)),
         ("persistence", "loading:0\r\n".to_owned()),
         ("replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),

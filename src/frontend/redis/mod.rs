@@ -6,6 +6,7 @@
 mod acl;
 mod acl_log;
 mod auth;
+mod blocking;
 mod client;
 mod intake;
 mod local;

@@ -86,6 +86,9 @@ impl Session {
                 let request = Request { frame, args, row, version, level };
                 return self.handle_transaction(view, listener, verb, &request);
             }
+            Handling::Blocking => {
+                return self.handle_blocking(view, &Request { frame, args, row, version, level });
+            }
             Handling::Later(reason) => self.answer_with(row, Outcome::Refused, |out| reply::later(out, row, reason)),
             Handling::Refused(reason) => {
                 self.answer_with(row, Outcome::Refused, |out| reply::refused(out, row, reason));

@@ -27,6 +27,7 @@ use super::worker::Worker;
 use crate::acl::{DEFAULT, User};
 use crate::backend::Stream;
 use crate::clock::Moment;
+use crate::coordinator::Block;
 use crate::metrics::ListenerCells;
 use crate::protocol::resp::{RequestScan, Version};
 use crate::quorum::Level;
@@ -81,7 +82,9 @@ pub(super) struct Inner {
     /// Answer what is due, then close.
     pub(super) closing: bool,
     /// The client will send nothing more.
-    ended: bool,
+    pub(super) ended: bool,
+    /// A request that may be waiting; `alone` is set as well until it is answered.
+    pub(super) block: Option<Rc<Block>>,
     /// What comes after the newest request waits until it is answered: it is about all keys or all nodes, or may have to
     /// be sent once more.
     pub(super) alone: bool,
@@ -148,6 +151,7 @@ impl Session {
                 graced: false,
                 closing: false,
                 ended: false,
+                block: None,
                 alone: false,
                 spilling: false,
                 broken: false,
@@ -183,7 +187,11 @@ impl Session {
         inner.input = Vec::new();
         inner.transaction = None;
         let intake = std::mem::replace(&mut inner.intake, Intake::Requests);
+        let block = inner.block.take();
         drop(inner);
+        if let Some(block) = block {
+            block.abandon();
+        }
         if let Intake::Rest(rest) = intake
             && let Some(lease) = rest.lease
         {
@@ -208,6 +216,7 @@ impl Session {
     pub(super) fn keep_house(&self, view: &View, now: Moment) {
         self.renew_user(&view.topology);
         let mut inner = self.inner.borrow_mut();
+        inner.block.iter().for_each(|block| block.see(view.topology.epoch));
         if inner.obstacle == Obstacle::Room {
             inner.wake(); // It may be the worker's memory that was full.
         }
@@ -287,6 +296,9 @@ impl Session {
             context.buffered(held);
             inner.accounted_bytes = held;
         }
+        if self.worker.is_draining() {
+            inner.block.iter().for_each(|block| block.drain());
+        }
         self.worker.is_draining()
             && inner.output.is_idle()
             && inner.input.is_empty()
@@ -345,7 +357,9 @@ impl Session {
         {
             let mut inner = self.inner.borrow_mut();
             if inner.closing || !self.may_go_on(&mut inner, context) {
-                return Poll::Pending;
+                let waits = inner.block.as_ref().is_some_and(|block| !block.is_over());
+                drop(inner);
+                return if waits { self.read_ahead(context) } else { Poll::Pending };
             }
             if inner.obstacle != Obstacle::None {
                 inner.obstacle = Obstacle::None;
@@ -357,6 +371,7 @@ impl Session {
                 }
             }
             if inner.ended {
+                inner.block.iter().for_each(|block| block.leave());
                 return if inner.give_up_passing() { Poll::Ready(()) } else { Poll::Pending };
             }
         }

@@ -430,7 +430,8 @@ fn check(
         return Err(Outcome::Refused);
     }
     match row.handling {
-        Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Run(_) => {
+        // What may wait does not within a transaction.
+        Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Run(_) | Handling::Blocking => {
             let place = Coordinator::place_of_all(view, listener, request, out)?;
             let other = transaction.node();
             if place.is_some() && other.is_some() && place != other {
@@ -460,6 +461,11 @@ fn check(
 fn answers_at_once(verb: LocalVerb) -> bool {
     !matches!(
         verb,
-        LocalVerb::ClientList | LocalVerb::ClientReply | LocalVerb::Hello | LocalVerb::HttpRequest | LocalVerb::Quoit
+        LocalVerb::ClientList
+            | LocalVerb::ClientReply
+            | LocalVerb::ClientUnblock
+            | LocalVerb::Hello
+            | LocalVerb::HttpRequest
+            | LocalVerb::Quoit
     )
 }

@@ -17,7 +17,7 @@ use super::output::Slot;
 use super::session::Session;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
-use crate::coordinator::{Coordinator, Sources};
+use crate::coordinator::{Coordinator, Signs, Sources, Unblock};
 use crate::listener::Client;
 use crate::metrics::{ListenerCells, Metrics, WorkerCells};
 use crate::protocol::resp::RequestScan;
@@ -46,6 +46,8 @@ pub enum Order {
     Refresh,
     /// List the clients, as `CLIENT LIST` does.
     List(oneshot::Sender<String>),
+    /// End the wait of a client for `CLIENT UNBLOCK`, and tell the reply. Nothing is told of a client of another worker.
+    Unblock(u64, Unblock, oneshot::Sender<Vec<u8>>),
     /// Finish what has come in, then close.
     Drain,
 }
@@ -67,6 +69,8 @@ pub struct Fleet {
     pub acl_log: AclLog,
     /// Where a reload of the configuration is asked for.
     pub ask_reload: mpsc::Sender<oneshot::Sender<Result<String, String>>>,
+    /// What the workers tell each other of clients that wait.
+    pub signs: Arc<Signs>,
     /// When the process started.
     pub started: SystemTime,
 }
@@ -111,7 +115,7 @@ impl Worker {
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
         }));
         let view = Rc::new(View::build(topology, None, &context, metrics));
-        let coordinator = Rc::new(Coordinator::new(&context, index == 0, &fleet.sources));
+        let coordinator = Rc::new(Coordinator::new(&context, index, &fleet.sources, &fleet.signs));
         coordinator.refresh(&view, metrics);
         Rc::new(Self {
             coordinator,
@@ -165,6 +169,7 @@ impl Worker {
                 // Who asked may have gone.
                 drop(answer.send(lines));
             }
+            Order::Unblock(id, how, answer) => self.unblock(id, how, answer),
             Order::Drain => self.drain(),
         }
     }
