@@ -174,6 +174,8 @@ impl Coordinator {
             if !place.rewritten {
                 let pool = target.view.topology.config.pools.get(place.pool)?;
                 let level = request.level.or(place.level).unwrap_or(pool.level);
+                let announcing = self.announcing(place.pool, request, &keys, sink);
+                let sink = announcing.as_ref().unwrap_or(sink);
                 return Some(self.serve(&group, request, &keys, level, sink, tag, out));
             }
         } else {
