@@ -115,6 +115,15 @@
 //! 7. A store whose fence is not the expected one counts for nothing from that answer on. One worker of each proxy rebuilds
 //!    stores that have lost theirs. `docs/decisions/2026-11-23-replication.md` says why all this is so.
 //!
+//! ## The path of one SUBSCRIBE and PUBLISH
+//!
+//! 1. As above up to the row, whose handling is [`PubSub`](command::Handling::PubSub). A `SUBSCRIBE` waits like a `SCAN`, and
+//!    asks [`coordinator::pubsub::PubSub`]: the listener's hub on this worker, which has a connection to each node, tells the
+//!    stores of names that nobody has asked for yet, and confirms when all have.
+//! 2. A `PUBLISH` goes like a `GET` to the node of its channel, or to one that stands in for it.
+//! 3. The store tells every hub, and the hub each session that listens, by [`coordinator::pubsub::Subscriber::hear`]. It goes
+//!    into the session's output between two replies; a long one is shared by all.
+//!
 //! ## A reload
 //!
 //! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::replaced_by`] makes the rings,

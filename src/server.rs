@@ -125,6 +125,7 @@ impl Server {
             workers: orders,
             loads: (0..workers).map(|_| Arc::default()).collect(),
             topology: Arc::new(ArcSwap::from_pointee(topology)),
+            census: Arc::default(),
             next_client: AtomicU64::new(1),
             sources: Arc::default(),
             acl_log: AclLog::default(),

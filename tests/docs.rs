@@ -517,6 +517,7 @@ fn commands_page() -> String {
     let is_transaction = |row: &Row| matches!(row.handling, Handling::Transaction(_));
     let is_program = |row: &Row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_));
     let is_keyspace = |row: &Row| matches!(row.handling, Handling::Keyspace(_));
+    let is_message = |row: &Row| matches!(row.handling, Handling::PubSub(_));
     format!(
         "# Commands\n\n\
          What quoit does with each verb of Redis 6.2 to 8 and Valkey 9. This page is written from the command table by\n\
@@ -541,6 +542,8 @@ fn commands_page() -> String {
          {}. All keys must be on one node; see [transactions](transactions.md).\n\n\
          ## Scripts and functions\n\n\
          {}. Run on the node of their keys, kept on every node; see [scripting](scripting.md).\n\n\
+         ## Messages\n\n\
+         {}. A message goes to one node, and every client that listens has it once; see [pub/sub](pubsub.md).\n\n\
          ## Answered by quoit\n\n{}\n\
          `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
          [replication](replication.md#looking-at-it).\n\n\
@@ -567,6 +570,7 @@ fn commands_page() -> String {
         rows.iter().filter(|row| is_keyspace(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_transaction(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_program(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
+        rows.iter().filter(|row| is_message(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         by_group(&rows, |row| matches!(row.handling, Handling::Local(_)) && !is_disabled(row) && !is_http(row)),
         rows.iter().filter(|row| is_disabled(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_http(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),

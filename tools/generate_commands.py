@@ -54,6 +54,8 @@ def explicit_decisions(decisions, names):
         decide(verb, f"Handling::Run(Program::{program})")
     for verb, rule in decisions["programs"].items():
         decide(verb, f"Handling::Programs(ProgramsVerb::{rule})")
+    for verb, rule in decisions["pubsub"].items():
+        decide(verb, f"Handling::PubSub(PubSubVerb::{rule})")
     for verb, local in decisions["local"].items():
         decide(verb, f"Handling::Local(LocalVerb::{local})")
     for verb in decisions["blocking"]["verbs"]:
@@ -311,7 +313,7 @@ HEADER = """\
 
 use super::keys::{{Begin, Find, KeySpec, KeySpecs}};
 use super::row::{{
-    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Program, ProgramsVerb, Replication, Row, SplitRule,
+    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Program, ProgramsVerb, PubSubVerb, Replication, Row, SplitRule,
     TransactionVerb, VerbClass,
 }};
 use super::variant::{{Condition, Variant}};

@@ -328,6 +328,7 @@ mod tests {
                 Handling::Transaction(verb) => {
                     assert_eq!(row.keys.is_empty(), verb != super::super::TransactionVerb::Watch, "{}", row.name);
                 }
+                Handling::PubSub(_) => assert_eq!(row.about.group, "pubsub", "{}", row.name),
                 Handling::Later(reason) | Handling::Refused(reason) => assert!(!reason.is_empty(), "{}", row.name),
                 Handling::Local(verb) => assert!(
                     row.class == VerbClass::Other

@@ -38,8 +38,8 @@ pub use glob::{glob, glob_exact};
 pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, each_key, keys};
 pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};
 pub use row::{
-    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Program, ProgramsVerb, Replication, Row, SplitRule,
-    TransactionVerb, VerbClass,
+    About, Flag, Flags, Handling, KeyspaceVerb, LocalVerb, Program, ProgramsVerb, PubSubVerb, Replication, Row,
+    SplitRule, TransactionVerb, VerbClass,
 };
 pub use table::IDS;
 pub use variant::{Condition, Variant};

@@ -350,6 +350,18 @@ pub fn too_many_clients(out: &mut Vec<u8>) {
     error(out, "ERR max number of clients reached");
 }
 
+/// A client that speaks RESP2 and has subscriptions can tell messages and replies apart only where there are few replies.
+pub fn subscribed(out: &mut Vec<u8>, row: &Row) {
+    error_line(
+        out,
+        format_args!(
+            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+             context",
+            row.name
+        ),
+    );
+}
+
 // --- connection commands ----------------------------------------------------------------------------------------------
 
 /// `HELLO` with a version that does not exist.

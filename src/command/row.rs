@@ -59,6 +59,7 @@ impl Row {
             | Handling::Run(_)
             | Handling::Programs(_)
             | Handling::Blocking
+            | Handling::PubSub(_)
             | Handling::Local(_) => true,
             Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
@@ -126,6 +127,8 @@ pub enum Handling {
     Programs(ProgramsVerb),
     /// May wait for as long as the client says: all keys on one node, and a connection of its own to it.
     Blocking,
+    /// Publishes or listens to messages, or asks who does.
+    PubSub(PubSubVerb),
     /// Answered by quoit itself.
     Local(LocalVerb),
     /// Not served yet, for this reason.
@@ -241,6 +244,25 @@ pub enum ProgramsVerb {
     FunctionStats,
     /// One node answers for all: `FUNCTION DUMP`, `LIST`.
     AskOne,
+}
+
+/// The verbs of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the verb of its name, the last five those of `PUBSUB`")]
+pub enum PubSubVerb {
+    Subscribe,
+    Unsubscribe,
+    Psubscribe,
+    Punsubscribe,
+    Ssubscribe,
+    Sunsubscribe,
+    Publish,
+    Spublish,
+    Channels,
+    Numpat,
+    Numsub,
+    Shardchannels,
+    Shardnumsub,
 }
 
 /// The verbs quoit answers itself.

@@ -229,7 +229,7 @@ pub(super) struct ListenerTable {
     /// Requests for one key stream through from `stream_threshold_bytes` on.
     #[schemars(range(min = 1_024u64, max = 536_870_912u64))]
     pub(super) query_buffer_bytes_max: u64,
-    /// How many bytes of replies may be held for one client that does not read them; a client beyond it is
+    /// How many bytes of replies and messages may be held for one client that does not read them; a client beyond it is
     /// disconnected. From 1 MiB on nothing more is read from that client, and a big reply waits at its store, on a
     /// connection of its own. More than that is held for the replies to requests that were read before, and where
     /// other clients have waited behind a big reply for a second. More lets slow clients hold more memory; less cuts
@@ -399,8 +399,9 @@ pub(super) struct PoolTable {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(super) in_flight_max: usize,
     /// How many store connections each worker may hold to each node for clients that need one to themselves: those that
-    /// `WATCH` keys. Beyond it such a request is answered with an overload error. Less bounds what stores have to accept;
-    /// more lets more clients watch at a time.
+    /// `WATCH` keys or wait in a blocking command. Beyond it such a request is answered with an overload error.
+    /// Less bounds what stores have to accept; more lets more clients wait. It should be above the number of clients that
+    /// block at a time.
     #[schemars(range(min = 0, max = 65_536))]
     pub(super) exclusive_connections_max: usize,
     /// From which size on a request for one key is passed on while it is received, and a request or reply has a store

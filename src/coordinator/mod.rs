@@ -16,6 +16,7 @@ mod gather;
 mod keyspace;
 mod merge;
 mod programs;
+pub mod pubsub;
 mod replicated;
 mod transaction;
 
@@ -42,6 +43,7 @@ pub use transaction::{Part, Way};
 
 use merge::Pool as MergePool;
 use programs::Programs;
+use pubsub::{Census, PubSub};
 use replicated::Groups;
 
 /// A request whose row is known.
@@ -76,6 +78,7 @@ pub struct Coordinator {
     groups: Groups,
     programs: Programs,
     turns: Rc<blocking::Turns>,
+    pubsub: PubSub,
     /// Whether any pool has several replicas.
     replicates: Cell<bool>,
     /// Whether this worker looks after the stores for all.
@@ -111,14 +114,15 @@ impl Target<'_> {
 
 impl Coordinator {
     /// The coordinator of worker number `worker`. The first one leads: it begins pools and rebuilds their stores. All share
-    /// the `sources` of scripts, and the `signs` for clients that wait.
-    pub fn new(context: &Rc<Context>, worker: usize, sources: &Arc<Sources>, signs: &Arc<Signs>) -> Self {
+    /// the `sources` of scripts, the `signs` for clients that wait and the `census` of those who listen.
+    pub fn new(context: &Rc<Context>, worker: usize, sources: &Arc<Sources>, signs: &Arc<Signs>, census: &Arc<Census>) -> Self {
         Self {
             context: Rc::clone(context),
             merges: Rc::default(),
             engine: Engine::new(Stores::new(Rc::clone(context)), fastrand::u64(..)),
             groups: Groups::default(),
             programs: Programs::new(Arc::clone(sources)),
+            pubsub: PubSub::new(context, census),
             replicates: Cell::new(false),
             turns: blocking::Turns::new(signs, worker),
             leads: worker == 0,
@@ -146,6 +150,12 @@ impl Coordinator {
     /// The worker drains: what runs for nobody ends.
     pub fn end(&self) {
         self.engine.end();
+        self.pubsub.end();
+    }
+
+    /// The messages of this worker.
+    pub fn pubsub(&self) -> &PubSub {
+        &self.pubsub
     }
 
     /// The group of a pool with several replicas.

@@ -98,7 +98,7 @@ impl Coordinator {
     ) -> Result<(), Outcome> {
         let target = Target { view, listener };
         let mut keys = KeyIndexes::new();
-        let is_known = command::keys(request.row, &request.args, &mut keys).is_ok();
+        let is_known = request.row.keys.is_empty() || command::keys(request.row, &request.args, &mut keys).is_ok();
         let is_kept_out = request.row.flags.contains(Flag::Noscript) || request.row.handling == Handling::Blocking;
         if is_kept_out && request.row.name != "watch" {
             reply::not_in_replicated_transaction(out, request.row);

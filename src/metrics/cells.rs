@@ -152,6 +152,14 @@ pub struct ListenerCells {
     /// Connections closed because they did not read their replies.
     pub output_limit_kills: Counter,
     denials: Counters<DENIALS>,
+    /// Clients that listen to messages.
+    pub subscribers: Gauge,
+    /// What they listen to.
+    pub subscriptions: Gauge,
+    /// Messages handed to clients.
+    pub messages_delivered: Counter,
+    /// Messages that were not, because too much waited for the client.
+    pub messages_dropped: Counter,
 }
 
 impl ListenerCells {

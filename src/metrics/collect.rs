@@ -140,6 +140,12 @@ impl Page {
                 let count = groups.iter().map(|group| group.denials(denial).get()).sum();
                 self.count(&names::DENIALS, &[name, denial.label()], count);
             }
+            self.count(&names::MESSAGES_DELIVERED, &[name], sum(|group| group.messages_delivered.get()));
+            self.count(&names::MESSAGES_DROPPED, &[name], sum(|group| group.messages_dropped.get()));
+            let subscribers = groups.iter().map(|group| group.subscribers.get()).sum();
+            self.level(&names::SUBSCRIBERS, &[name], subscribers);
+            let subscriptions = groups.iter().map(|group| group.subscriptions.get()).sum();
+            self.level(&names::SUBSCRIPTIONS, &[name], subscriptions);
             let open = groups.iter().map(|group| group.clients_open.get()).sum();
             self.level(&names::CLIENTS_OPEN, &[name], open);
         }

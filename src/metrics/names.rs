@@ -65,6 +65,14 @@ families! {
         "Client connections closed because they did not read their replies and the output limit was reached.";
     DENIALS: Counter "quoit_acl_denials_total" ["listener", "reason"]
         "What clients were not allowed. Reason auth: to sign in with that name and password; command, script, key, channel: a request, by what the user has no right to.";
+    SUBSCRIBERS: Gauge "quoit_subscribers" ["listener"]
+        "Clients that listen to messages now.";
+    SUBSCRIPTIONS: Gauge "quoit_subscriptions" ["listener"]
+        "Channels and patterns that clients listen to now, each as often as there are clients that do.";
+    MESSAGES_DELIVERED: Counter "quoit_messages_delivered_total" ["listener"]
+        "Messages handed to clients, each as often as there are clients that got it.";
+    MESSAGES_DROPPED: Counter "quoit_messages_dropped_total" ["listener"]
+        "Messages that a client was not given because as much waited for it as may: it was closed.";
 
     NODE_REQUESTS: Counter "quoit_node_requests_total" ["pool", "node"]
         "Requests given to the node, fragments of split commands included.";

@@ -42,6 +42,21 @@ async function run(options) {
   }
   await client.scriptFlush();
   await assert.rejects(client.sendCommand(["NOSUCHCOMMAND", "a"]), /unknown command/);
+  const listener = client.duplicate();
+  await listener.connect();
+  const heard = [];
+  let done;
+  const all = new Promise((resolve) => (done = resolve));
+  const hear = (message, channel) => heard.push(`${channel} ${message}`) === 2 && done();
+  await listener.subscribe(["node:news", "node:other"], hear);
+  await listener.pSubscribe("node:n*", hear);
+  assert.strictEqual(await client.publish("node:news", "text"), 2);
+  await all;
+  assert.deepStrictEqual(heard, ["node:news text", "node:news text"]);
+  await listener.unsubscribe();
+  await listener.pUnsubscribe();
+  assert.strictEqual(String(await listener.ping()), "PONG"); // The library keeps to buffers from here on.
+  await listener.close();
   assert.strictEqual(await client.del(numbers.map((number) => `node:${number}`)), 100);
   await client.close();
   assert.deepStrictEqual(errors, []);

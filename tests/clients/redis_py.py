@@ -51,6 +51,39 @@ for protocol in (None, 2, 3):
     else:
         raise AssertionError("an unknown command is an error")
     assert client.delete(*[f"py:{number}" for number in range(100)]) == 100
+    listener = client.pubsub(ignore_subscribe_messages=True)
+    listener.subscribe("py:news", "py:other")
+    listener.psubscribe("py:n*")
+    others = client.pubsub()
+    others.subscribe("py:other")
+
+    def heard(listener, count):
+        """The next messages, as far as they are none about subscriptions."""
+        found = []
+        while len(found) < count:
+            message = listener.get_message(timeout=30)
+            if message is not None and message["type"].endswith("message"):
+                found.append((message["type"], message["channel"], message["data"]))
+        return found
+
+    # A subscription is known when its confirmation has come.
+    while not listener.subscribed or client.pubsub_numsub("py:news", "py:other") != [("py:news", 1), ("py:other", 2)]:
+        listener.get_message(timeout=0.1)
+        others.get_message(timeout=0.1)
+    while client.pubsub_numpat() != 1:
+        listener.get_message(timeout=0.1)
+    assert client.publish("py:news", "one") == 2
+    assert client.publish("py:other", "two") == 2
+    assert heard(listener, 2) == [("message", "py:news", "one"), ("pmessage", "py:news", "one")]
+    assert heard(listener, 1) == [("message", "py:other", "two")]
+    assert heard(others, 1) == [("message", "py:other", "two")]
+    assert sorted(client.pubsub_channels("py:*")) == ["py:news", "py:other"]
+    listener.unsubscribe()
+    listener.punsubscribe()
+    listener.close()
+    others.close()
+    while client.pubsub_channels("py:*") or client.pubsub_numpat():
+        pass
     assert client.info()["redis_version"]
     assert client.client_setname("some-name") and client.client_getname() == "some-name"
     client.close()

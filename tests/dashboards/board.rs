@@ -285,6 +285,24 @@ fn clients() -> Vec<Panel> {
         .query("{{listener}} protocol error", "sum by (listener) (rate(quoit_protocol_errors_total{@}[@]))")
         .query("{{listener}} output limit", "sum by (listener) (rate(quoit_output_limit_kills_total{@}[@]))")
         .query("{{listener}} denied {{reason}}", "sum by (listener, reason) (rate(quoit_acl_denials_total{@}[@]))"),
+        Panel::new(
+            Line,
+            12,
+            "none",
+            "Messages: who listens",
+            "Clients that listen to channels or patterns, and to how many in all.",
+        )
+        .query("{{listener}} clients", "sum by (listener) (quoit_subscribers{@})")
+        .query("{{listener}} subscriptions", "sum by (listener) (quoit_subscriptions{@})"),
+        Panel::new(
+            Line,
+            12,
+            "cps",
+            "Messages",
+            "Messages per second that were handed to clients, and that were not because as much waited for the client as may.",
+        )
+        .query("{{listener}} delivered", "sum by (listener) (rate(quoit_messages_delivered_total{@}[@]))")
+        .query("{{listener}} dropped", "sum by (listener) (rate(quoit_messages_dropped_total{@}[@]))"),
     ]
 }
 

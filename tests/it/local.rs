@@ -73,7 +73,7 @@ fn the_connection_survives_what_is_not_served() {
         "ERR unknown command 'NOSUCHCOMMAND', with args beginning with: 'a' 'b'",
     );
     let lines = [
-        "SUBSCRIBE channel",
+        "SUBSCRIBE",
         "EXEC",
         "BLPOP a x",
         "BRPOPLPUSH a b -1",

@@ -31,6 +31,8 @@ mod multi_key;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod pubsub;
+#[cfg(test)]
 mod quoit_commands;
 #[cfg(test)]
 mod reload;

@@ -53,6 +53,14 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
+    /// Whether the node has not been down for so long.
+    pub(super) fn is_closed_since(&self, span: Duration, now: Moment) -> bool {
+        match self.state {
+            State::Closed { since, .. } => since.is_none_or(|since| now.since(since) >= span),
+            State::Open { .. } => false,
+        }
+    }
+
     /// How many requests may be in flight now.
     #[inline]
     pub(super) fn in_flight_max(&self, most: usize, now: Moment) -> usize {
@@ -179,5 +187,7 @@ mod tests {
         assert_eq!(breaker.in_flight_max(10_000, start), RAMP_FLOOR);
         assert_eq!(breaker.in_flight_max(10_000, start.after(Duration::from_millis(500))), 5_000);
         assert_eq!(breaker.in_flight_max(10_000, start.after(Duration::from_secs(2))), 10_000);
+        assert!(!breaker.is_closed_since(Duration::from_secs(2), start.after(Duration::from_secs(1))));
+        assert!(breaker.is_closed_since(Duration::from_secs(2), start.after(Duration::from_secs(2))));
     }
 }

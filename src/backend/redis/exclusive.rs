@@ -57,7 +57,8 @@ impl Exclusive {
         Ok(())
     }
 
-    /// Sends a request that is answered by pushes alone, such as `SUBSCRIBE` on a connection that speaks RESP3.
+    /// Sends a request that is answered by pushes alone, such as `SUBSCRIBE` on a connection that speaks RESP3. A store that
+    /// refuses it says so by an error, which goes to who listens; so no other request may be due meanwhile.
     ///
     /// # Errors
     /// What can be refused at once.

@@ -64,6 +64,9 @@ const DETACHED_MAX: usize = 16;
 /// From so many of them on, one client that does not read its big reply has to make way for each further one.
 const DETACHED_CROWDED: usize = 8;
 
+/// How long after a probe succeeded all that is to follow from it is done, on a machine with much else to do.
+const NOTICED_AFTER: Duration = Duration::from_secs(1);
+
 /// How often a name is resolved again. The system's resolver tells no TTL; 30 s is what most clients use for it.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -132,6 +135,14 @@ impl Node {
     #[inline]
     pub fn is_available(&self) -> bool {
         !self.breaker.borrow().is_open()
+    }
+
+    /// Whether it has been up for so long that every other worker and proxy has noticed: none waits longer than a probe is
+    /// away from the next.
+    #[inline]
+    pub fn is_steady(&self) -> bool {
+        let span = self.options.breaker.backoff_max + self.options.connect_timeout + NOTICED_AFTER;
+        self.breaker.borrow().is_closed_since(span, self.context.clock.now())
     }
 
     /// Sends a request as it is.
@@ -219,12 +230,25 @@ impl Node {
     /// # Errors
     /// What can be refused at once.
     pub fn exclusive(self: &Rc<Self>, version: Version) -> Result<Exclusive, Cause> {
+        self.exclusive_within(version, self.options.exclusive_connections_max)
+    }
+
+    /// The connection on which a worker hears messages for all its clients: however many clients have connections to
+    /// themselves, there is room for it.
+    ///
+    /// # Errors
+    /// What can be refused at once.
+    pub fn subscription(self: &Rc<Self>) -> Result<Exclusive, Cause> {
+        self.exclusive_within(Version::Resp3, usize::MAX)
+    }
+
+    fn exclusive_within(self: &Rc<Self>, version: Version, most: usize) -> Result<Exclusive, Cause> {
         if let Some(why) = self.breaker.borrow().open() {
             return Err(Cause::BreakerOpen(why));
         }
         let spare = {
             let in_use: usize = self.lanes.iter().map(|lane| lane.borrow().exclusive.len()).sum();
-            if in_use >= self.options.exclusive_connections_max {
+            if in_use >= most {
                 return Err(Cause::Overloaded);
             }
             let mut lane = self.lane(version).borrow_mut();

@@ -90,6 +90,7 @@ impl Session {
     /// `RESET`: as if the client had just connected.
     pub(super) fn forget(&self, listener: &Listener) {
         self.forget_transaction();
+        self.leave_channels();
         let mut inner = self.inner.borrow_mut();
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
@@ -106,25 +107,31 @@ impl Session {
     pub(super) fn describe(&self, now: Moment) -> String {
         let (peer, is_local) = (self.peer().unwrap_or_default(), self.is_local());
         let inner = self.inner.borrow();
+        let (channels, patterns, shards) =
+            inner.subscriptions.as_ref().map_or((0, 0, 0), |subscriptions| subscriptions.counts());
         let none = ClientFacts::default();
         let (multi, watch) = inner.transaction.as_ref().map_or((-1, 0), |transaction| transaction.counts());
         let is_blocked = inner.block.as_ref().is_some_and(|block| !block.is_over());
         let facts = inner.facts.as_deref().unwrap_or(&none);
+        let marks = [
+            (inner.subscriptions.is_some(), 'P'),
+            (multi >= 0, 'x'),
+            (is_blocked, 'b'),
+            (facts.no_evict, 'e'),
+            (is_local, 'U'),
+        ];
+        let mut flags: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
+        if flags.is_empty() {
+            flags.push('N');
+        }
         format!(
-            "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi={multi} watch={watch} resp={} \
-             lib-name={} lib-ver={} user={}",
+            "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub={channels} psub={patterns} ssub={shards} \
+             multi={multi} watch={watch} resp={} lib-name={} lib-ver={} user={}",
             self.id,
             facts.name,
             now.since(self.since).as_secs(),
             now.since(self.seen.get()).as_secs(),
-            match (is_blocked, facts.no_evict, multi) {
-                (true, true, _) => "be",
-                (true, false, _) => "b",
-                (false, true, _) => "e",
-                (false, false, 0..) => "x",
-                (false, false, _) if is_local => "U",
-                (false, false, _) => "N",
-            },
+            flags,
             inner.version.number(),
             facts.lib_name,
             facts.lib_version,

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use super::pubsub;
 use super::requests::class_of;
 use super::session::Session;
 use super::worker::Order;
@@ -47,6 +48,7 @@ pub(super) fn answer(
 ) -> Local {
     let resp = resp_of(session.inner.borrow().version);
     match verb {
+        LocalVerb::Ping if args.len() <= 2 && session.is_confined() => pubsub::ping(args, out),
         LocalVerb::Ping => match args.get(1) {
             None => reply::simple(out, "PONG"),
             Some(message) if args.len() == 2 => reply::bulk(out, message),

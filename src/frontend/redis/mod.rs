@@ -11,6 +11,7 @@ mod client;
 mod intake;
 mod local;
 mod output;
+mod pubsub;
 mod quoit;
 mod requests;
 mod scripting;

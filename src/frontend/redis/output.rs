@@ -1,13 +1,19 @@
 //! Replies on their way to the client: one slot for each request that is due, in order; a buffer of what may be sent.
+//! What the client is told unasked goes between two replies, never into one.
 //!
 //! # Invariants
 //! - A slot is answered once. Bytes enter the buffer in the order of the slots, whatever order the replies come in.
+//! - What is told unasked enters the buffer in the order in which it came.
 //! - What a slot holds because it is not first yet is counted, like the buffer, against the client's bound.
 
 use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
 
-use crate::backend::Context;
+use crate::backend::{Context, Stream};
 use crate::clock::Moment;
+use crate::coordinator::pubsub::{Message, Push};
 use crate::metrics::Class;
 
 /// Bytes that a slot holds without memory of its own: a short value, a number, an OK.
@@ -49,6 +55,36 @@ pub(super) enum Last {
     Yes,
 }
 
+/// Bytes that leave before those in the buffer.
+#[derive(Debug)]
+enum Chunk {
+    Own(Vec<u8>),
+    /// Held once for all clients: without its first byte, which is another in each protocol version.
+    Shared(Rc<Message>),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(message) => message.frame().get(1..).unwrap_or_default(),
+        }
+    }
+}
+
+/// What only clients have that are told something unasked.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Leaves before what is in the buffer.
+    front: VecDeque<Chunk>,
+    /// How much of the first of them was written, and how much of all was not.
+    written: usize,
+    pending_bytes: usize,
+    /// Waits for the end of the reply of which a part has left.
+    waiting: VecDeque<(u8, Chunk)>,
+    waiting_bytes: usize,
+}
+
 /// Slots and buffer of one client.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -60,6 +96,7 @@ pub(super) struct Output {
     pub(super) written: usize,
     /// Bytes held in slots.
     held_bytes: usize,
+    aside: Option<Box<Aside>>,
 }
 
 impl Output {
@@ -86,12 +123,21 @@ impl Output {
     /// Bytes that wait to be written.
     #[inline]
     pub(super) fn pending_bytes(&self) -> usize {
-        self.bytes.len() - self.written
+        self.bytes.len() - self.written + self.aside.as_ref().map_or(0, |aside| aside.pending_bytes)
     }
 
-    /// Bytes in the buffer and in slots.
+    /// Bytes in the buffer, in slots and aside.
     pub(super) fn bytes_held(&self) -> usize {
-        self.pending_bytes() + self.held_bytes
+        self.pending_bytes() + self.held_bytes + self.aside.as_ref().map_or(0, |aside| aside.waiting_bytes)
+    }
+
+    /// The part of [`Output::bytes_held`] that is held for other clients as well, and charged elsewhere.
+    pub(super) fn shared_bytes(&self) -> usize {
+        let Some(aside) = &self.aside else { return 0 };
+        let shared = |chunk: &Chunk| if let Chunk::Shared(_) = chunk { chunk.bytes().len() } else { 0 };
+        let written = aside.front.front().map_or(0, |first| shared(first).min(aside.written));
+        let chunks = aside.front.iter().chain(aside.waiting.iter().map(|(_, chunk)| chunk));
+        chunks.map(shared).sum::<usize>() - written
     }
 
     /// The slot, if it is still due.
@@ -183,10 +229,94 @@ impl Output {
         };
     }
 
+    /// Takes what the client is told unasked: a frame of RESP3, to be sent with `first` as its first byte.
+    pub(super) fn tell(&mut self, first: u8, push: Push<'_>) {
+        let begun = matches!(self.slots.front(), Some(Slot { reply: Reply::Begun, .. }));
+        match push {
+            Push::Short(frame) if begun => {
+                let rest = frame.get(1..).unwrap_or_default().to_vec();
+                self.tell_later(first, Chunk::Own(rest));
+            }
+            Push::Long(message) if begun => self.tell_later(first, Chunk::Shared(Rc::clone(message))),
+            Push::Short(frame) => {
+                self.bytes.push(first);
+                self.bytes.extend_from_slice(frame.get(1..).unwrap_or_default());
+            }
+            Push::Long(message) => self.append(first, Chunk::Shared(Rc::clone(message))),
+            Push::TooLong(_) => {}
+        }
+    }
+
+    fn tell_later(&mut self, first: u8, chunk: Chunk) {
+        let aside = self.aside.get_or_insert_default();
+        aside.waiting_bytes += 1 + chunk.bytes().len();
+        aside.waiting.push_back((first, chunk));
+    }
+
+    /// Puts a chunk behind what is in the buffer.
+    fn append(&mut self, first: u8, chunk: Chunk) {
+        self.bytes.push(first);
+        let message = match chunk {
+            Chunk::Own(bytes) => return self.bytes.extend_from_slice(&bytes),
+            Chunk::Shared(message) => message,
+        };
+        let aside = self.aside.get_or_insert_default();
+        // A copy as long as it is: the buffer itself may be far longer, and there may be many chunks.
+        let before = self.bytes.get(self.written..).unwrap_or_default().to_vec();
+        self.bytes.clear();
+        self.written = 0;
+        for chunk in [Chunk::Own(before), Chunk::Shared(message)] {
+            aside.pending_bytes += chunk.bytes().len();
+            aside.front.push_back(chunk);
+        }
+    }
+
+    /// Writes what leaves before the buffer: how many bytes were written, and whether the buffer is next.
+    pub(super) fn write_front(&mut self, stream: &Stream, task: &mut TaskContext<'_>) -> io::Result<(usize, bool)> {
+        let mut wrote = 0;
+        let Some(aside) = self.aside.as_mut() else { return Ok((0, true)) };
+        while let Some(chunk) = aside.front.front() {
+            let rest = chunk.bytes().get(aside.written..).unwrap_or_default();
+            if rest.is_empty() {
+                aside.written = 0;
+                drop(aside.front.pop_front());
+                continue;
+            }
+            match stream.try_write(rest) {
+                Ok(count) => {
+                    wrote += count;
+                    aside.written += count;
+                    aside.pending_bytes -= count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(task) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => return Ok((wrote, false)),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        if aside.waiting.is_empty() {
+            self.aside = None;
+        }
+        Ok((wrote, true))
+    }
+
     #[inline]
     fn close_first(&mut self) {
         self.slots.pop_front();
         self.first = self.first.wrapping_add(1);
+        if self.aside.is_some() {
+            self.tell_what_waited();
+        }
+    }
+
+    #[cold]
+    fn tell_what_waited(&mut self) {
+        let Some(aside) = self.aside.as_mut() else { return };
+        aside.waiting_bytes = 0;
+        for (first, chunk) in std::mem::take(&mut aside.waiting) {
+            self.append(first, chunk);
+        }
     }
 
     /// Moves what has become first into the buffer.
@@ -277,6 +407,32 @@ mod tests {
         output.put(&context(), second, b"+2\r\n", Last::Yes, 0);
         output.put(&context(), first, b"+1\r\n", Last::Yes, 0);
         assert_eq!(output.bytes, b"+3\r\n");
+    }
+
+    /// All that would be written now.
+    fn written(output: &Output) -> String {
+        let front = output.aside.iter().flat_map(|aside| &aside.front).flat_map(|chunk| chunk.bytes().to_vec());
+        let bytes = front.chain(output.bytes.iter().copied()).collect();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_is_told_unasked_goes_between_replies() {
+        let context = std::rc::Rc::new(context());
+        let mut output = output(3);
+        output.tell(b'*', Push::Short(b">a"));
+        output.put(&context, 0, b"$4\r\nx", Last::No, 0);
+        output.tell(b'>', Push::Short(b">b"));
+        let long = Message::new(b">long".to_vec(), &context);
+        output.tell(b'*', Push::Long(&long));
+        output.put(&context, 1, b"+two", Last::Yes, 0);
+        assert_eq!(written(&output), "*a$4\r\nx");
+        assert_eq!(output.bytes_held(), 7 + 4 + 2 + 5);
+        output.put(&context, 0, b"yz", Last::Yes, 0);
+        assert_eq!(written(&output), "*a$4\r\nxyz>b*long+two");
+        output.tell(b'>', Push::Short(b">c"));
+        assert_eq!(written(&output), "*a$4\r\nxyz>b*long+two>c");
+        assert_eq!((output.bytes_held(), output.pending_bytes(), output.shared_bytes()), (22, 22, 4));
     }
 
     #[test]

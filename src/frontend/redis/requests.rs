@@ -6,6 +6,7 @@ use std::task::Waker;
 use super::intake::Obstacle;
 use super::local::{self, Local};
 use super::output::Last;
+use super::pubsub;
 use super::session::{HELD_BYTES, Inner, Replies, Session};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::{
@@ -14,6 +15,7 @@ use crate::command::{
 use crate::config::Listener;
 use crate::coordinator::{self, Client, Request, Verdict};
 use crate::metrics::{Class, Outcome};
+use crate::protocol::resp::Version;
 use crate::topology::View;
 
 /// A piece at least this long is written to the client at once, without a copy, if nothing waits before it.
@@ -45,12 +47,21 @@ impl Session {
                 return Handled::Yes;
             }
         };
-        let (version, authenticated, restricted, level, has_transaction) = {
+        let (version, authenticated, restricted, level) = {
             let inner = self.inner.borrow();
-            (inner.version, inner.authenticated, inner.restricted, inner.level, inner.transaction.is_some())
+            (inner.version, inner.authenticated, inner.restricted, inner.level)
+        };
+        let (has_transaction, subscribed) = {
+            let inner = self.inner.borrow();
+            (inner.transaction.is_some(), inner.subscriptions.is_some())
         };
         if restricted && authenticated && !self.is_permitted(row, &args) {
             self.void_transaction();
+            return Handled::Yes;
+        }
+        if subscribed && version == Version::Resp2 && !pubsub::is_allowed(row) {
+            self.void_transaction();
+            self.answer_with(row, Outcome::Refused, |out| reply::subscribed(out, row));
             return Handled::Yes;
         }
         if has_transaction && authenticated && self.is_queued(row) {
@@ -88,6 +99,10 @@ impl Session {
             }
             Handling::Blocking => {
                 return self.handle_blocking(view, &Request { frame, args, row, version, level });
+            }
+            Handling::PubSub(verb) => {
+                let request = Request { frame, args, row, version, level };
+                return self.handle_pubsub(view, listener, verb, &request);
             }
             Handling::Later(reason) => self.answer_with(row, Outcome::Refused, |out| reply::later(out, row, reason)),
             Handling::Refused(reason) => {
@@ -246,12 +261,17 @@ impl Session {
         if inner.output.bytes_held() as u64 <= most {
             return false;
         }
+        self.close_for_output(inner, inner.output.bytes_held());
+        true
+    }
+
+    /// The client is closed for what it does not read.
+    #[cold]
+    pub(super) fn close_for_output(&self, inner: &mut Inner, held_bytes: usize) {
         self.cells.output_limit_kills.increment();
-        let held_bytes = inner.output.bytes_held();
         tracing::warn!(client = self.id, held_bytes, "closed: it does not read its replies");
         inner.broken = true;
         inner.wake();
-        true
     }
 }
 

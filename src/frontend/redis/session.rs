@@ -21,6 +21,7 @@ use std::time::Duration;
 use super::client::ClientFacts;
 use super::intake::{Intake, Obstacle};
 use super::output::Output;
+use super::pubsub::Subscriptions;
 use super::requests::DIRECT_BYTES;
 use super::transaction::Transaction;
 use super::worker::Worker;
@@ -65,6 +66,8 @@ pub(super) struct Inner {
     pub(super) obstructed: Vec<Waker>,
     pub(super) facts: Option<Box<ClientFacts>>,
     pub(super) transaction: Option<Box<Transaction>>,
+    /// What the client listens to, if it does.
+    pub(super) subscriptions: Option<Box<Subscriptions>>,
     accounted_bytes: usize,
     pub(super) obstacle: Obstacle,
     pub(super) version: Version,
@@ -139,6 +142,7 @@ impl Session {
                 obstructed: Vec::new(),
                 facts: None,
                 transaction: None,
+                subscriptions: None,
                 accounted_bytes: 0,
                 obstacle: Obstacle::None,
                 version: Version::Resp2,
@@ -178,8 +182,9 @@ impl Session {
     /// Serves the client until it leaves.
     pub(super) async fn run(self: &Rc<Self>) {
         std::future::poll_fn(|context| self.poll(context)).await;
+        self.inner.borrow_mut().broken = true;
+        self.leave_channels();
         let mut inner = self.inner.borrow_mut();
-        inner.broken = true;
         inner.stream = None;
         self.worker.context.released(std::mem::take(&mut inner.accounted_bytes));
         let obstructed = std::mem::take(&mut inner.obstructed);
@@ -225,6 +230,8 @@ impl Session {
         let is_unfinished = self.worker.is_draining()
             && inner.obstacle == Obstacle::None
             && (inner.output.is_idle() || matches!(inner.intake, Intake::Rest(_)));
+        // Who listens has no need to say anything.
+        let timeout = timeout.filter(|_| inner.subscriptions.is_none());
         if timeout.is_some_and(|timeout| inner.output.is_idle() && silent > timeout)
             || (is_unfinished && silent > UNFINISHED_MAX)
         {
@@ -233,9 +240,10 @@ impl Session {
         }
     }
 
-    /// The bytes that the worker's memory is charged with for this client.
+    /// The bytes that the worker's memory is charged with for this client, and those that are held for it among others.
     pub(super) fn accounted_bytes(&self) -> usize {
-        self.inner.borrow().accounted_bytes
+        let inner = self.inner.borrow();
+        inner.accounted_bytes + inner.output.shared_bytes()
     }
 
     /// The worker's memory is full, and this client holds much of it.
@@ -290,7 +298,9 @@ impl Session {
         if inner.output.slots.is_empty() && inner.output.slots.capacity() > 0 {
             self.worker.return_slots(std::mem::take(&mut inner.output.slots));
         }
-        let held = inner.output.bytes.capacity() + inner.output.bytes_held() + inner.input.capacity();
+        let held = inner.output.bytes.capacity() + inner.output.bytes_held() - inner.output.shared_bytes()
+            + inner.input.capacity()
+            + inner.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.bytes());
         if held != inner.accounted_bytes {
             context.released(inner.accounted_bytes);
             context.buffered(held);
@@ -326,6 +336,12 @@ impl Session {
         inner.graced = false;
         let Some(stream) = inner.stream.as_ref() else { return Ok(()) };
         let output = &mut inner.output;
+        let (wrote, is_next) = output.write_front(stream, context)?;
+        self.cells.sent_bytes.add(wrote as u64);
+        if !is_next {
+            inner.obstructed.drain(..).for_each(Waker::wake);
+            return Ok(());
+        }
         let before = output.written;
         while let Some(bytes) = output.bytes.get(output.written..)
             && !bytes.is_empty()

@@ -18,7 +18,7 @@ use super::requests::{Handled, class_of};
 use super::session::Session;
 use crate::backend::redis::Exclusive;
 use crate::backend::{Failure, Flow, Piece, ReplySink, Stores, Tag};
-use crate::command::{self, Args, Flag, Handling, LocalVerb, Row, TransactionVerb, reply};
+use crate::command::{self, Args, Flag, Handling, LocalVerb, PubSubVerb, Row, TransactionVerb, reply};
 use crate::config::Listener;
 use crate::coordinator::{self, Coordinator, Part, Request, Verdict, Way};
 use crate::metrics::Outcome;
@@ -440,9 +440,10 @@ fn check(
             }
             Ok(place)
         }
-        Handling::Transaction(_) => Ok(None),
         Handling::Local(verb) if answers_at_once(verb) => Ok(None),
-        Handling::Local(_) | Handling::Keyspace(_) | Handling::Programs(_) => {
+        // Whoever listens does so on every node: it may be published on that of the keys.
+        Handling::Transaction(_) | Handling::PubSub(PubSubVerb::Publish) => Ok(None),
+        Handling::Local(_) | Handling::Keyspace(_) | Handling::Programs(_) | Handling::PubSub(_) => {
             reply::not_in_transaction(out, row);
             Err(Outcome::Refused)
         }

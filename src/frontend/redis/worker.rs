@@ -17,6 +17,7 @@ use super::output::Slot;
 use super::session::Session;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
+use crate::coordinator::pubsub::Census;
 use crate::coordinator::{Coordinator, Signs, Sources, Unblock};
 use crate::listener::Client;
 use crate::metrics::{ListenerCells, Metrics, WorkerCells};
@@ -61,6 +62,8 @@ pub struct Fleet {
     pub loads: Vec<Arc<AtomicU64>>,
     /// What every worker's requests see.
     pub topology: Arc<ArcSwap<Topology>>,
+    /// Who listens to messages.
+    pub census: Arc<Census>,
     /// The number of the next client.
     pub next_client: AtomicU64,
     /// The texts of scripts that clients have sent.
@@ -115,7 +118,7 @@ impl Worker {
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
         }));
         let view = Rc::new(View::build(topology, None, &context, metrics));
-        let coordinator = Rc::new(Coordinator::new(&context, index, &fleet.sources, &fleet.signs));
+        let coordinator = Rc::new(Coordinator::new(&context, index, &fleet.sources, &fleet.signs, &fleet.census));
         coordinator.refresh(&view, metrics);
         Rc::new(Self {
             coordinator,
@@ -189,6 +192,7 @@ impl Worker {
         self.cells.buffers_bytes.set(i64::try_from(self.context.buffered_bytes()).unwrap_or(i64::MAX));
         let now = self.context.clock.tick();
         let view = self.view();
+        self.coordinator.pubsub().keep_house();
         for session in self.sessions.borrow().values() {
             session.keep_house(&view, now);
         }
@@ -259,6 +263,7 @@ impl Worker {
         if !Arc::ptr_eq(newest, &view.topology) {
             *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
             self.coordinator.refresh(&view, &self.metrics);
+            self.coordinator.pubsub().refresh(&view);
         }
         Rc::clone(&view)
     }

@@ -95,6 +95,11 @@ impl Connection {
                     }
                     let settled = self.inner.borrow_mut().settle(kind, passed);
                     let Some(Entry { sink, tag, at, preceding, patient, .. }) = settled else {
+                        if kind == b'-' && self.inner.borrow().pushes.is_some() {
+                            // What is answered by pushes alone was refused.
+                            self.push_out(Piece::Whole(reply), now);
+                            continue;
+                        }
                         break Err("a reply that nothing asked for".into());
                     };
                     if preceding == 0 {
