@@ -25,7 +25,7 @@ use crate::admin::{self, AdminState, Hooks, ReloadResult};
 use crate::config::watch::{Change, Watch};
 use crate::config::{self, Bind, Config, LoadError};
 use crate::coordinator::Signs;
-use crate::frontend::redis::{AclLog, Fleet, Order, Worker};
+use crate::frontend::redis::{AclLog, Figures, Fleet, Order, SlowLog, Worker};
 use crate::listener::{self, Client, Intake, Socket};
 use crate::metrics::{LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
 use crate::topology::{Topology, TopologyError};
@@ -132,6 +132,9 @@ impl Server {
             ask_reload: ask_reload.clone(),
             signs: Signs::new(workers),
             started: SystemTime::now(),
+            run_id: fastrand::u128(..),
+            slowlog: SlowLog::default(),
+            figures: Figures::default(),
         });
         let mut ended = Vec::new();
         for (index, inbox) in inboxes.into_iter().enumerate() {

@@ -456,9 +456,43 @@ pub fn cluster_disabled(out: &mut Vec<u8>) {
     error(out, "ERR This instance has cluster support disabled");
 }
 
+/// `CLUSTER REPLICAS` and its like of a node that is not the emulated one.
+pub fn unknown_cluster_node(out: &mut Vec<u8>, id: &[u8]) {
+    error_bytes(out, &[b"ERR Unknown node ", c_string(id, ECHO_BYTES_MAX)]);
+}
+
+/// `SELECT` of a database other than 0, where a cluster is emulated.
+pub fn select_in_cluster(out: &mut Vec<u8>) {
+    error(out, "ERR SELECT is not allowed in cluster mode");
+}
+
 /// `QUOIT` with something that it does not take.
 pub fn quoit_subcommand(out: &mut Vec<u8>) {
-    error(out, "ERR QUOIT takes: LEVEL [level], ROUTE key, VERSIONS key, HELP");
+    error(out, "ERR QUOIT takes: LEVEL [level], NODE name command, ROUTE key, VERSIONS key, HELP");
+}
+
+/// `QUOIT NODE` of a node that no pool has.
+pub fn unknown_node(out: &mut Vec<u8>, name: &[u8]) {
+    error_bytes(out, &[b"ERR there is no node ", c_string(name, ECHO_BYTES_MAX), b"; QUOIT ROUTE names one of a key"]);
+}
+
+/// `QUOIT NODE` of a name that nodes of several pools have.
+pub fn ambiguous_node(out: &mut Vec<u8>, name: &[u8]) {
+    error_bytes(out, &[b"ERR several pools have a node ", c_string(name, ECHO_BYTES_MAX), b"; write pool/node"]);
+}
+
+/// `QUOIT NODE` with a command that is not about one node, or changes something.
+pub fn not_for_nodes(out: &mut Vec<u8>) {
+    error(
+        out,
+        "ERR QUOIT NODE passes on what asks about one node and changes nothing, such as INFO, SLOWLOG GET, CLIENT LIST, \
+         CONFIG GET, DBSIZE, LATENCY LATEST, MEMORY STATS; connect to the node for anything else",
+    );
+}
+
+/// `QUOIT NODE … CONFIG GET` of a password.
+pub fn node_secrets(out: &mut Vec<u8>) {
+    error(out, "ERR QUOIT NODE does not show the passwords of stores; name settings that none of them matches");
 }
 
 /// `QUOIT LEVEL` with a word that is none.
@@ -514,6 +548,73 @@ pub fn genpass_bits(out: &mut Vec<u8>, most: i64) {
 /// `ACL LOAD` of a configuration with a fault.
 pub fn not_reloaded(out: &mut Vec<u8>, why: &str) {
     error_line(out, format_args!("ERR the configuration is as it was: {why}"));
+}
+
+// --- other clients, slow requests, waiting ----------------------------------------------------------------------------
+
+/// `CLIENT KILL address` of nobody.
+pub fn no_such_client(out: &mut Vec<u8>) {
+    error(out, "ERR No such client");
+}
+
+/// `CLIENT KILL ID` with no number above 0.
+pub fn client_id_not_positive(out: &mut Vec<u8>) {
+    error(out, "ERR client-id should be greater than 0");
+}
+
+/// `CLIENT LIST ID` with something that is no number.
+pub fn invalid_client_id(out: &mut Vec<u8>) {
+    error(out, "ERR Invalid client ID");
+}
+
+/// `TYPE` with a word that is none.
+pub fn unknown_client_type(out: &mut Vec<u8>, word: &[u8]) {
+    error_bytes(out, &[b"ERR Unknown client type '", c_string(word, ECHO_BYTES_MAX), b"'"]);
+}
+
+/// `CLIENT KILL USER` of nobody.
+pub fn no_such_user_to_close(out: &mut Vec<u8>, user: &[u8]) {
+    error_bytes(out, &[b"ERR No such user '", c_string(user, ECHO_BYTES_MAX), b"'"]);
+}
+
+/// A timeout that is no number.
+pub fn timeout_not_an_integer(out: &mut Vec<u8>) {
+    error(out, "ERR timeout is not an integer or out of range");
+}
+
+/// A timeout below 0.
+pub fn timeout_negative(out: &mut Vec<u8>) {
+    error(out, "ERR timeout is negative");
+}
+
+/// A number below 0, or none.
+pub fn not_positive(out: &mut Vec<u8>) {
+    error(out, "ERR value is out of range, must be positive");
+}
+
+/// `WAITAOF` with other than 0 or 1 for the local file.
+pub fn waitaof_local(out: &mut Vec<u8>) {
+    error(out, "ERR value is out of range, value must between 0 and 1");
+}
+
+/// `WAITAOF` for the local file: quoit keeps nothing on a disk.
+pub fn waitaof_without_aof(out: &mut Vec<u8>) {
+    error(out, "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.");
+}
+
+/// `SLOWLOG GET` with a number below -1, or none.
+pub fn slowlog_count(out: &mut Vec<u8>) {
+    error(out, "ERR count should be greater than or equal to -1");
+}
+
+/// `COMMANDLOG` of another type than `slow`.
+pub fn commandlog_type(out: &mut Vec<u8>) {
+    error(out, "ERR quoit keeps slow requests alone: the type of COMMANDLOG has to be slow");
+}
+
+/// `LATENCY GRAPH`: nothing is watched.
+pub fn no_latency_samples(out: &mut Vec<u8>, event: &[u8]) {
+    error_bytes(out, &[b"ERR No samples available for event '", c_string(event, ECHO_BYTES_MAX), b"'"]);
 }
 
 // --- COMMAND ----------------------------------------------------------------------------------------------------------

@@ -50,7 +50,10 @@ impl Row {
     /// Whether quoit serves the verb in any form, so that `COMMAND` lists it.
     pub fn is_served(&self) -> bool {
         match self.handling {
-            Handling::Local(LocalVerb::ClusterDisabled | LocalVerb::HttpRequest) => false,
+            Handling::Local(LocalVerb::HttpRequest) => false,
+            Handling::Local(LocalVerb::ClusterDisabled) | Handling::Later(_) | Handling::Refused(_) => {
+                self.subcommands.iter().any(Row::is_served)
+            }
             Handling::Forward
             | Handling::SameNode
             | Handling::Split(_)
@@ -61,7 +64,6 @@ impl Row {
             | Handling::Blocking
             | Handling::PubSub(_)
             | Handling::Local(_) => true,
-            Handling::Later(_) | Handling::Refused(_) => self.subcommands.iter().any(Row::is_served),
         }
     }
 }
@@ -277,17 +279,28 @@ pub enum LocalVerb {
     ClientGetredir,
     ClientId,
     ClientInfo,
+    ClientKill,
     ClientList,
     ClientNoEvict,
+    ClientNoTouch,
+    ClientPause,
     ClientReply,
     ClientSetinfo,
     ClientSetname,
     ClientUnblock,
-    /// `CLUSTER`, `READONLY` and their like: the error of a server that is not part of a cluster.
+    ClientUnpause,
+    /// `CLUSTER` with what asks, and `READONLY` and its like: the error of a server that is not part of a cluster, unless
+    /// the listener passes for one.
+    Cluster,
+    /// What changes a cluster or looks into one: the same error, and never more.
     ClusterDisabled,
     /// `COMMAND` in all its forms: `introspect::command`.
     Command,
+    Commandlog,
     ConfigGet,
+    ConfigResetstat,
+    /// `DEBUG SLEEP`.
+    Debug,
     Echo,
     Hello,
     /// `CONFIG HELP` and its like: `introspect::help`.
@@ -295,13 +308,19 @@ pub enum LocalVerb {
     /// The start of an HTTP request: the connection is closed without an answer, as the servers do.
     HttpRequest,
     Info,
+    Latency,
+    Lolwut,
+    Monitor,
     Ping,
     Quit,
     Quoit,
     Reset,
     Role,
     Select,
+    Slowlog,
     Time,
+    Wait,
+    Waitaof,
 }
 
 macro_rules! flags {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::Announce;
+
 /// Where a store listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -129,6 +131,14 @@ pub enum Bind {
 }
 
 impl Bind {
+    /// The TCP port and its address; nothing for a Unix socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether two listeners of ours would be in each other's way. Port 0 is a free port, another one each time.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let (Self::Tcp(left), Self::Tcp(right)) = (self, other) else { return self == other };
@@ -167,9 +177,40 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// A host name or address with a port, as others are told it.
+pub(super) fn announce(text: &str) -> Option<Announce> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
+        None => host.to_owned(),
+    };
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host.chars().all(|letter| letter.is_ascii_alphanumeric() || "-._".contains(letter));
+    (is_address || is_name).then_some(Announce { host, port })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_announce(text: &str, want: Option<(&str, u16)>) {
+        let got = announce(text);
+        assert_eq!(got.as_ref().map(|announce| (announce.host.as_str(), announce.port)), want, "{text}");
+    }
+
+    #[test]
+    fn announced_addresses() {
+        check_announce("redis.internal:6380", Some(("redis.internal", 6380)));
+        check_announce("10.0.0.7:6380", Some(("10.0.0.7", 6380)));
+        check_announce("[::1]:6380", Some(("::1", 6380)));
+        for wrong in ["", "redis", "redis:", ":6380", "redis:0", "redis:65536", "::1:6380", "[x]:1", "a b:1", "a,b:1"] {
+            check_announce(wrong, None);
+        }
+    }
 
     #[track_caller]
     fn check(text: &str, want: &str) {

@@ -17,7 +17,7 @@ use toml::de::DeTable;
 use super::faults::{Fault, Faults, nearest};
 use super::file::{AdminTable, At, File, ListenerTable, PoolTable, ProxyTable, RouteTable};
 use super::secret::{Secret, Secrets, Source};
-use super::{Admin, Bind, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users};
+use super::{Admin, Announce, Bind, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users};
 use crate::acl::Users;
 
 /// Checks a whole file.
@@ -166,6 +166,7 @@ impl Check<'_> {
         let default_user = users::default_user(users, password.as_ref());
         let pool = table.pool.as_ref().and_then(|name| self.pool_index(name, pools));
         let routes = self.routes(&table.route, pools);
+        let announce = self.announce(table);
         let bind = table.bind.as_ref()?;
         let socket_mode = self.socket_mode(&table.socket_mode);
         let address = match address::listen(&bind.value) {
@@ -191,6 +192,8 @@ impl Check<'_> {
             keys_reply_bytes_max: table.keys_reply_bytes_max,
             keyspace_timeout: Duration::from_millis(table.keyspace_timeout_ms),
             idle_timeout: table.idle_timeout_ms.map(Duration::from_millis),
+            cluster_emulation: table.cluster_emulation,
+            cluster_announce: announce,
         })
     }
 
@@ -206,6 +209,25 @@ impl Check<'_> {
             );
         }
         number.unwrap_or(0)
+    }
+
+    /// Where clients made for Redis Cluster are told to go.
+    fn announce(&mut self, table: &ListenerTable) -> Option<Announce> {
+        let written = table.cluster_announce.as_ref()?;
+        if !table.cluster_emulation {
+            self.push(
+                Fault::new(&written.span, "`cluster_announce` without `cluster_emulation` does nothing")
+                    .help("add `cluster_emulation = true`, or take it out"),
+            );
+        }
+        let announce = address::announce(&written.value);
+        if announce.is_none() {
+            self.push(
+                Fault::new(&written.span, "`cluster_announce` is no host and port")
+                    .help("such as `redis.internal:6380`, `10.0.0.7:6380` or `[::1]:6380`"),
+            );
+        }
+        announce
     }
 
     /// The routes, longest prefix first.
@@ -340,5 +362,7 @@ fn proxy(table: &ProxyTable) -> Proxy {
         memory_bytes_max: table.memory_bytes_max,
         drain_timeout: Duration::from_millis(table.drain_timeout_ms),
         connects_per_second_max: table.connects_per_second_max,
+        slowlog_us: table.slowlog_us,
+        slowlog_len: table.slowlog_len,
     }
 }

@@ -135,6 +135,14 @@ pub(super) struct ProxyTable {
     /// recovers more slowly. A change needs a restart.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) connects_per_second_max: u32,
+    /// From how many microseconds on a request is kept for `SLOWLOG GET`, from read to answered, the wait for its store
+    /// included. 0 keeps every request, -1 none. While it is not -1 the beginning of each request is copied until it is
+    /// answered. The log holds keys and values; nothing else does, and nobody but `SLOWLOG GET` shows it.
+    #[schemars(range(min = -1, max = 86_400_000_000i64))]
+    pub(super) slowlog_us: i64,
+    /// How many requests `SLOWLOG` keeps, the newest ones, in the memory of the process. One takes 4 KiB at most.
+    #[schemars(range(min = 0, max = 65_536))]
+    pub(super) slowlog_len: usize,
 }
 
 impl Default for ProxyTable {
@@ -145,6 +153,8 @@ impl Default for ProxyTable {
             memory_bytes_max: 1 << 30,
             drain_timeout_ms: 10_000,
             connects_per_second_max: 1_000,
+            slowlog_us: 10_000,
+            slowlog_len: 128,
         }
     }
 }
@@ -259,6 +269,16 @@ pub(super) struct ListenerTable {
     #[schemars(range(min = 1_000u64, max = 604_800_000u64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) idle_timeout_ms: Option<u64>,
+    /// Whether clients made for Redis Cluster may connect here: `CLUSTER SLOTS`, `SHARDS`, `NODES` and their like then
+    /// say that this address has all slots, `READONLY`, `READWRITE` and `ASKING` are accepted, and `HELLO` and `INFO`
+    /// say `cluster`. Keys are placed by the ring as ever: keys of one slot need not be on one node, so a command whose
+    /// keys must be together gets `-CROSSSLOT` unless they share a `hash_tag`, as with any other client.
+    pub(super) cluster_emulation: bool,
+    /// Host name or address, and port, under which clients made for Redis Cluster reach this listener. Default: the
+    /// address that the client has connected to. Needed where that is another one for clients, behind a load balancer
+    /// for instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cluster_announce: Option<At<String>>,
 }
 
 impl Default for ListenerTable {
@@ -280,6 +300,8 @@ impl Default for ListenerTable {
             keys_reply_bytes_max: 64 << 20,
             keyspace_timeout_ms: 60_000,
             idle_timeout_ms: None,
+            cluster_emulation: false,
+            cluster_announce: None,
         }
     }
 }

@@ -81,6 +81,10 @@ pub struct Proxy {
     pub drain_timeout: Duration,
     /// Connections to stores opened in one second, over all nodes.
     pub connects_per_second_max: u32,
+    /// From how many microseconds on `SLOWLOG` keeps a request; negative for never.
+    pub slowlog_us: i64,
+    /// How many requests `SLOWLOG` keeps.
+    pub slowlog_len: usize,
 }
 
 /// The port for operators.
@@ -127,6 +131,19 @@ pub struct Listener {
     pub keyspace_timeout: Duration,
     /// How long a client may be silent.
     pub idle_timeout: Option<Duration>,
+    /// Whether it passes for a Redis Cluster of one node.
+    pub cluster_emulation: bool,
+    /// Where that node is said to be, unless it is the address that the client has connected to.
+    pub cluster_announce: Option<Announce>,
+}
+
+/// An address as others know it: a host name or an IP address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// Without brackets.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
 }
 
 impl Listener {

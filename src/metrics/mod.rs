@@ -21,6 +21,7 @@ mod process;
 mod replication;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -32,6 +33,7 @@ pub use cells::{Class, ConnectResult, Denial, FailureKind, ListenerCells, NodeSh
 pub use node::NodeCells;
 pub use process::{LoadedConfig, NodeFacts, PoolFacts, ProcessCells, TopologyFacts};
 pub use replication::ReplicationCells;
+pub use traffic::Traffic;
 
 use collect::CellCollector;
 use node::NodeSeries;

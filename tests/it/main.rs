@@ -13,6 +13,10 @@ mod chaos;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod control;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod drain;

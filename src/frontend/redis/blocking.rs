@@ -6,12 +6,13 @@ use std::task::{Context as TaskContext, Poll};
 
 use tokio::sync::oneshot;
 
+use super::clients::{Ask, number};
 use super::intake::Obstacle;
-use super::local::Local;
-use super::requests::{Handled, class_of};
+use super::local::{Local, answer_later};
+use super::requests::Handled;
 use super::session::Session;
 use super::worker::{Order, Worker};
-use crate::backend::{Flow, Piece, ReplySink, Tag};
+use crate::backend::ReplySink;
 use crate::command::{Args, Row, reply};
 use crate::coordinator::{BlockedClient, Request, Unblock};
 use crate::metrics::{Class, Outcome};
@@ -108,28 +109,20 @@ pub(super) fn unblock(session: &Rc<Session>, row: &Row, args: &Args<'_>, out: &m
             return Local::Reply(Outcome::Refused);
         }
     };
-    let text = std::str::from_utf8(args.get(2).unwrap_or_default()).unwrap_or_default();
-    // One spelling for each number, as the servers have it.
-    let Some(id) = text.parse::<i64>().ok().filter(|id| id.to_string() == text) else {
+    let Some(id) = args.get(2).and_then(number) else {
         reply::not_an_integer(out);
         return Local::Reply(Outcome::Refused);
     };
-    let slot = session.open_slot(class_of(row));
-    let session = Rc::clone(session);
-    let worker = Rc::clone(&session.worker);
-    worker.context.spawn(async move {
-        let mut said = b":0\r\n".to_vec();
+    answer_later(session, row, move |session| async move {
         for other in &session.worker.fleet.workers {
             let (sender, answer) = oneshot::channel();
             let Ok(id) = u64::try_from(id) else { break };
-            if other.send(Order::Unblock(id, how, sender)).await.is_ok()
+            if other.send(Order::Ask(Ask::Unblock(id, how, sender))).await.is_ok()
                 && let Ok(answer) = answer.await
             {
-                said = answer;
-                break;
+                return answer;
             }
         }
-        let _: Flow = ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&said));
-    });
-    Local::Silent
+        b":0\r\n".to_vec()
+    })
 }

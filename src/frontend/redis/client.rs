@@ -1,6 +1,12 @@
 //! What a client says of itself, and how `CLIENT LIST` and `CLIENT INFO` show it.
 
-use super::session::{Replies, Session};
+use std::net::SocketAddr;
+
+use tokio_util::sync::DropGuard;
+
+use super::clients::Kind;
+use super::session::{Inner, Replies, Session};
+use crate::backend::Stream;
 use crate::clock::Moment;
 use crate::command::{Args, reply};
 use crate::config::Listener;
@@ -12,6 +18,9 @@ pub(super) struct ClientFacts {
     lib_name: String,
     lib_version: String,
     no_evict: bool,
+    no_touch: bool,
+    /// The client is a monitor; letting go of this ends that.
+    monitor: Option<DropGuard>,
 }
 
 /// Whether a name can be shown in a line of `CLIENT LIST`: printable, no spaces (Redis: `validateClientAttr`).
@@ -63,6 +72,60 @@ impl Session {
         reply::ok(out);
     }
 
+    /// `CLIENT NO-TOUCH`: remembered and shown. The connections to stores are everybody's, so that what stores know of
+    /// the last use of a key changes all the same.
+    pub(super) fn set_no_touch(&self, args: &Args<'_>, out: &mut Vec<u8>) {
+        let on = args.is_word(2, "ON");
+        if !on && !args.is_word(2, "OFF") {
+            return reply::syntax_error(out);
+        }
+        self.with_facts(|facts| facts.no_touch = on);
+        reply::ok(out);
+    }
+
+    /// Whether the client is shown what others ask.
+    pub(super) fn is_monitor(&self) -> bool {
+        self.inner.borrow().is_monitor()
+    }
+
+    /// Makes it one, until it is reset or gone.
+    pub(super) fn set_monitor(&self, guard: DropGuard) {
+        self.with_facts(|facts| facts.monitor = Some(guard));
+    }
+
+    /// What the client does here.
+    pub(super) fn kind(&self) -> Kind {
+        if self.inner.borrow().subscriptions.is_some() { Kind::Pubsub } else { Kind::Normal }
+    }
+
+    /// Whom the client has signed in as.
+    pub(super) fn user(&self) -> String {
+        self.inner.borrow().user.name().to_owned()
+    }
+
+    /// Where the client is, as it is shown; empty once it has gone.
+    pub(super) fn peer_name(&self) -> String {
+        self.inner.borrow().peer_name()
+    }
+
+    /// The address that the client has connected to.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match self.inner.borrow().stream.as_ref()? {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// The same, as it is shown: for a Unix socket the socket itself.
+    pub(super) fn local_name(&self) -> String {
+        self.local().map_or_else(|| self.inner.borrow().socket_name(), |local| local.to_string())
+    }
+
+    /// Whether the client is on this machine and came by a Unix socket.
+    fn is_local(&self) -> bool {
+        matches!(self.inner.borrow().stream, Some(Stream::Unix(_)))
+    }
+
     /// `CLIENT REPLY`. Whether there is a reply to this request itself.
     pub(super) fn set_replies(&self, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
         let mut inner = self.inner.borrow_mut();
@@ -99,13 +162,14 @@ impl Session {
         if let Some(facts) = &mut inner.facts {
             facts.name.clear();
             facts.no_evict = false;
+            facts.no_touch = false;
+            facts.monitor = None;
         }
     }
 
-    /// The line of `CLIENT LIST` (fields: Redis's manual page of `CLIENT LIST`; those that have no meaning here are
-    /// left out).
+    /// The line of `CLIENT LIST`, with the fields of Redis 7.2 that have a meaning here (manual page of `CLIENT LIST`).
     pub(super) fn describe(&self, now: Moment) -> String {
-        let (peer, is_local) = (self.peer().unwrap_or_default(), self.is_local());
+        let (peer, local, is_local) = (self.peer_name(), self.local_name(), self.is_local());
         let inner = self.inner.borrow();
         let (channels, patterns, shards) =
             inner.subscriptions.as_ref().map_or((0, 0, 0), |subscriptions| subscriptions.counts());
@@ -113,29 +177,58 @@ impl Session {
         let (multi, watch) = inner.transaction.as_ref().map_or((-1, 0), |transaction| transaction.counts());
         let is_blocked = inner.block.as_ref().is_some_and(|block| !block.is_over());
         let facts = inner.facts.as_deref().unwrap_or(&none);
+        let mut flags = String::new();
         let marks = [
+            (facts.monitor.is_some(), 'O'),
             (inner.subscriptions.is_some(), 'P'),
             (multi >= 0, 'x'),
-            (is_blocked, 'b'),
+            (inner.is_held_back() || is_blocked, 'b'),
+            (inner.closing, 'c'),
             (facts.no_evict, 'e'),
+            (facts.no_touch, 'T'),
             (is_local, 'U'),
         ];
-        let mut flags: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
+        flags.extend(marks.iter().filter(|(set, _)| *set).map(|(_, letter)| letter));
         if flags.is_empty() {
             flags.push('N');
         }
         format!(
-            "id={} addr={peer} name={} age={} idle={} flags={} db=0 sub={channels} psub={patterns} ssub={shards} \
-             multi={multi} watch={watch} resp={} lib-name={} lib-ver={} user={}",
+            "id={} addr={peer} laddr={local} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
+             ssub={shards} multi={multi} watch={watch} qbuf={} omem={} tot-mem={} cmd={} user={} redir=-1 resp={} \
+             lib-name={} lib-ver={}",
             self.id,
             facts.name,
             now.since(self.since).as_secs(),
             now.since(self.seen.get()).as_secs(),
-            flags,
+            inner.input.len(),
+            inner.output.bytes_held(),
+            inner.input.capacity() + inner.output.bytes_held() + std::mem::size_of::<Self>(),
+            self.last.get().map_or("NULL", |row| row.name),
+            inner.user.name(),
             inner.version.number(),
             facts.lib_name,
             facts.lib_version,
-            inner.user.name(),
         )
+    }
+}
+
+impl Inner {
+    pub(super) fn is_monitor(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.monitor.is_some())
+    }
+
+    /// Where the client is, as it is shown: for a Unix socket the socket itself. Empty once it has gone.
+    pub(super) fn peer_name(&self) -> String {
+        match &self.stream {
+            Some(Stream::Tcp(stream)) => stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default(),
+            Some(Stream::Unix(_)) | None => self.socket_name(),
+        }
+    }
+
+    /// The Unix socket that the client has connected to, if it has.
+    fn socket_name(&self) -> String {
+        let Some(Stream::Unix(stream)) = &self.stream else { return String::new() };
+        let own = stream.local_addr().ok();
+        own.as_ref().and_then(|own| own.as_pathname()).map(|path| format!("{}:0", path.display())).unwrap_or_default()
     }
 }

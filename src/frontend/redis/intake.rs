@@ -43,6 +43,8 @@ pub(super) enum Obstacle {
     Due,
     /// Too many are due, or too much is held.
     Room,
+    /// Somebody holds back what clients ask (`CLIENT PAUSE`).
+    Pause,
     /// The store does not take the rest of a big request yet.
     Lease,
 }
@@ -207,6 +209,11 @@ impl Session {
         let version = self.inner.borrow().version;
         let passable =
             passable_key(&args, scan.arguments()).filter(|(row, key)| !scan.irregular() && self.may_pass_on(row, key));
+        if let Some((row, _)) = passable
+            && self.wait_for_pause(row) == Handled::NotYet
+        {
+            return 0;
+        }
         let leased = match passable {
             Some((row, key)) => {
                 let lease = self.worker.coordinator.lease(view, listener, key, version, &mut out);
@@ -217,6 +224,9 @@ impl Session {
         match leased {
             Ok(Some((row, lease))) => {
                 let slot = self.open_slot(class_of(row));
+                self.last.set(Some(row));
+                self.note(slot, row, data);
+                self.worker.show(self, row, &args);
                 let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
                 lease.begin(&sink, Tag { slot, part: 0 }, self.seen.get());
                 let rest = Rest { lease: Some(lease), scan: ReplyScan::default() };

@@ -1,27 +1,20 @@
 //! Verbs that quoit answers itself: who is there, what is this, which protocol.
 
+use std::future::Future;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
-
-use super::pubsub;
+use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::class_of;
 use super::session::Session;
-use super::worker::Order;
-use super::{acl, auth, blocking, quoit};
+use super::{acl, auth, blocking, clients, cluster, minor, monitor, pubsub, quoit, slowlog};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
-use crate::command::{Args, LocalVerb, Row, glob, introspect};
-use crate::config::{Bind, Listener};
+use crate::command::{Args, LocalVerb, Row, introspect};
+use crate::config::Listener;
 use crate::metrics::Outcome;
 use crate::protocol::resp::Version;
 use crate::topology::View;
-
-/// The server version that clients are told, so that they use what quoit has: the one its command table is taken from
-/// first. `INFO` has quoit's own version beside it.
-const COMPATIBLE_VERSION: &str = "7.0.15";
 
 /// How a local verb was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,14 +63,19 @@ pub(super) fn answer(
         {
             Some(0) => reply::ok(out),
             Some(number) if i32::try_from(number).is_err() => return refused(out, reply::outside_i32),
+            Some(_) if listener.cluster_emulation => return refused(out, reply::select_in_cluster),
             Some(_) => return refused(out, reply::no_such_database),
             None => return refused(out, reply::not_an_integer),
         },
-        LocalVerb::ClusterDisabled => return refused(out, reply::cluster_disabled),
+        LocalVerb::Cluster => return cluster::answer(session, listener, row, args, out),
+        LocalVerb::ClusterDisabled => return cluster::refuse(listener, row, out),
         LocalVerb::Command => introspect::command(out, resp, row, args),
         LocalVerb::Help => introspect::help(out, row),
-        LocalVerb::ConfigGet => config_get(session, listener, resp, args, out),
-        LocalVerb::Info => reply::verbatim_text(out, resp, info(session, view, args).as_bytes()),
+        LocalVerb::ConfigGet => info::config_get(session, listener, resp, args, out),
+        LocalVerb::ConfigResetstat => info::reset_stats(session, out),
+        LocalVerb::Info => {
+            reply::verbatim_text(out, resp, info::info(session, view, listener, args).as_bytes());
+        }
         LocalVerb::Role => {
             reply::array_header(out, 3);
             reply::bulk(out, b"master");
@@ -87,19 +85,43 @@ pub(super) fn answer(
         LocalVerb::Time => time(out),
         LocalVerb::Acl => return acl::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
-        LocalVerb::ClientUnblock => return blocking::unblock(session, row, args, out),
-        LocalVerb::ClientList => {
-            list_clients(session, row, resp);
-            return Local::Silent;
-        }
-        _ => return client(session, verb, resp, args, out),
+        LocalVerb::Commandlog | LocalVerb::Slowlog => return slowlog::answer(session, row, args, out),
+        LocalVerb::Debug => return minor::debug(session, row, args, out),
+        LocalVerb::Latency => return minor::latency(row, resp, args, out),
+        LocalVerb::Lolwut => return minor::lolwut(resp, args, out),
+        LocalVerb::Monitor => return monitor::start(session, listener, row),
+        LocalVerb::Wait => return minor::wait(session, &view.topology.config, listener, args, out),
+        LocalVerb::Waitaof => return minor::wait_for_disk(args, out),
+        _ => return client(session, view, listener, verb, row, resp, args, out),
     }
     Local::Reply(Outcome::Ok)
 }
 
+/// Answers by a task; the reply takes the place of this request among the client's others.
+pub(super) fn answer_later<F>(session: &Rc<Session>, row: &Row, make: impl FnOnce(Rc<Session>) -> F) -> Local
+where
+    F: Future<Output = Vec<u8>> + 'static,
+{
+    let slot = session.open_slot(class_of(row));
+    let answer = make(Rc::clone(session));
+    let session = Rc::clone(session);
+    let worker = Rc::clone(&session.worker);
+    worker.context.spawn(async move {
+        let out = answer.await;
+        let _: Flow = ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&out));
+    });
+    Local::Silent
+}
+
 /// The subcommands of `CLIENT`.
-fn client(session: &Session, verb: LocalVerb, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
+fn client(session: &Rc<Session>, verb: LocalVerb, row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
     match verb {
+        LocalVerb::ClientList => return clients::list(session, row, resp, args, out),
+        LocalVerb::ClientKill => return clients::kill(session, view, listener, row, args, out),
+        LocalVerb::ClientPause => return clients::pause(session, row, args, out),
+        LocalVerb::ClientUnpause => return clients::unpause(session, row),
+        LocalVerb::ClientUnblock => return blocking::unblock(session, row, args, out),
+        LocalVerb::ClientNoTouch => session.set_no_touch(args, out),
         LocalVerb::ClientId => reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX)),
         LocalVerb::ClientInfo => {
             let line = session.describe(session.worker.context.clock.now()) + "\n";
@@ -130,7 +152,7 @@ fn client(session: &Session, verb: LocalVerb, resp: Resp, args: &Args<'_>, out: 
     Local::Reply(Outcome::Ok)
 }
 
-fn refused(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Local {
+pub(super) fn refused(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Local {
     write(out);
     Local::Reply(Outcome::Refused)
 }
@@ -188,7 +210,7 @@ fn hello(session: &Rc<Session>, view: &View, listener: &Listener, args: &Args<'_
     reply::integer(out, resp.number());
     reply::bulk(out, b"id");
     reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX));
-    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+    for (field, value) in [("mode", info::mode(listener)), ("role", "master")] {
         reply::bulk(out, field.as_bytes());
         reply::bulk(out, value.as_bytes());
     }
@@ -203,116 +225,4 @@ fn time(out: &mut Vec<u8>) {
     reply::array_header(out, 2);
     reply::bulk(out, now.as_secs().to_string().as_bytes());
     reply::bulk(out, now.subsec_micros().to_string().as_bytes());
-}
-
-/// `CONFIG GET` of what exists here or what clients ask at start (redis-benchmark: `save`, `appendonly`).
-fn config_get(session: &Session, listener: &Listener, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) {
-    let topology = &session.worker.view().topology;
-    let (ip, port, path) = match &listener.bind {
-        Bind::Tcp(address) => (address.ip().to_string(), address.port(), String::new()),
-        Bind::Unix(path) => (String::new(), 0, path.display().to_string()),
-    };
-    let settings = [
-        ("appendonly", "no".to_owned()),
-        ("bind", ip),
-        ("databases", "1".to_owned()),
-        ("maxclients", topology.config.proxy.clients_max.to_string()),
-        ("maxmemory", topology.config.proxy.memory_bytes_max.to_string()),
-        ("port", port.to_string()),
-        ("proto-max-bulk-len", listener.request_bytes_max.to_string()),
-        ("save", String::new()),
-        ("timeout", listener.idle_timeout.map_or(0, |timeout| timeout.as_secs()).to_string()),
-        ("unixsocket", path),
-    ];
-    let asked: Vec<String> =
-        args.iter().skip(2).map(|pattern| String::from_utf8_lossy(pattern).to_ascii_lowercase()).collect();
-    let found: Vec<_> = settings
-        .iter()
-        .filter(|(name, _)| asked.iter().any(|pattern| glob(pattern.as_bytes(), name.as_bytes())))
-        .collect();
-    reply::map_header(out, resp, found.len());
-    for (name, value) in found {
-        reply::bulk(out, name.as_bytes());
-        reply::bulk(out, value.as_bytes());
-    }
-}
-
-/// `INFO` in Redis's form: sections that have a meaning here, and quoit's own.
-fn info(session: &Session, view: &View, args: &Args<'_>) -> String {
-    let topology = &view.topology;
-    let worker = &session.worker;
-    let uptime = worker.fleet.started.elapsed().unwrap_or_default().as_secs();
-    let clients: u64 = worker.fleet.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
-    let mut sections: Vec<(&str, String)> = vec![
-        (
-            "server",
-            format!(
-                "redis_version:{COMPATIBLE_VERSION}\r\nredis_mode:standalone\r\nos:{}\r\nprocess_id:{}\r\n\
-                 uptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\n",
-                std::env::consts::OS,
-                std::process::id(),
-                uptime / 86_400,
-            ),
-        ),
-        (
-            "clients",
-            format!(
-                "connected_clients:{clients}\r\nmaxclients:{}\r\nblocked_clients:{}\r\n",
-                topology.config.proxy.clients_max,
-                worker.fleet.signs.blocked(),
-            ),
-        ),
-        ("memory", format!("maxmemory:{}\r\n", topology.config.proxy.memory_bytes_max)),
-        ("persistence", "loading:0\r\n".to_owned()),
-        ("replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
-        ("cluster", "cluster_enabled:0\r\n".to_owned()),
-    ];
-    let mut own = format!(
-        "quoit_version:{}\r\nworkers:{}\r\ntopology_epoch:{}\r\n",
-        env!("CARGO_PKG_VERSION"),
-        worker.fleet.workers.len(),
-        topology.epoch,
-    );
-    for pool in &topology.pools {
-        let fingerprint = pool.ring.fingerprint();
-        own.extend([format!("pool_{}:nodes={},ring={fingerprint:016x}\r\n", pool.name, pool.nodes.len())]);
-    }
-    sections.push(("quoit", own));
-    let asked: Vec<String> =
-        args.iter().skip(1).map(|section| String::from_utf8_lossy(section).to_ascii_lowercase()).collect();
-    let all = asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
-    let mut text = String::new();
-    for (name, body) in sections {
-        if all || asked.iter().any(|asked| asked == name) {
-            let mut title = name.to_owned();
-            if let Some(first) = title.get_mut(..1) {
-                first.make_ascii_uppercase();
-            }
-            if !text.is_empty() {
-                text.push_str("\r\n");
-            }
-            text.extend(["# ", &title, "\r\n", &body]);
-        }
-    }
-    text
-}
-
-/// `CLIENT LIST` asks every worker; the reply comes when all have answered.
-fn list_clients(session: &Rc<Session>, row: &Row, resp: Resp) {
-    let slot = session.open_slot(class_of(row));
-    let session = Rc::clone(session);
-    let worker = Rc::clone(&session.worker);
-    worker.context.spawn(async move {
-        let mut lines = String::new();
-        for other in &session.worker.fleet.workers {
-            let (sender, answer) = oneshot::channel();
-            // A worker that is gone has no clients.
-            if other.send(Order::List(sender)).await.is_ok() {
-                lines.push_str(&answer.await.unwrap_or_default());
-            }
-        }
-        let mut out = Vec::new();
-        reply::verbatim_text(&mut out, resp, lines.as_bytes());
-        let _: Flow = ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&out));
-    });
 }

@@ -97,6 +97,8 @@ pub(super) struct Output {
     /// Bytes held in slots.
     held_bytes: usize,
     aside: Option<Box<Aside>>,
+    /// The beginnings of requests that are due, with the numbers of their slots, in that order.
+    pub(super) notes: VecDeque<(u32, Vec<u8>)>,
 }
 
 impl Output {
@@ -138,6 +140,17 @@ impl Output {
         let written = aside.front.front().map_or(0, |first| shared(first).min(aside.written));
         let chunks = aside.front.iter().chain(aside.waiting.iter().map(|(_, chunk)| chunk));
         chunks.map(shared).sum::<usize>() - written
+    }
+
+    /// The note of the request of this slot, if there is one.
+    #[inline]
+    pub(super) fn take_note(&mut self, number: u32) -> Option<Vec<u8>> {
+        if self.notes.is_empty() {
+            return None;
+        }
+        let first = self.first;
+        let at = self.notes.partition_point(|(other, _)| other.wrapping_sub(first) < number.wrapping_sub(first));
+        if self.notes.get(at)?.0 == number { self.notes.remove(at).map(|(_, note)| note) } else { None }
     }
 
     /// The slot, if it is still due.
@@ -433,6 +446,36 @@ mod tests {
         output.tell(b'>', Push::Short(b">c"));
         assert_eq!(written(&output), "*a$4\r\nxyz>b*long+two>c");
         assert_eq!((output.bytes_held(), output.pending_bytes(), output.shared_bytes()), (22, 22, 4));
+    }
+
+    #[test]
+    fn what_is_no_reply_does_not_break_into_one() {
+        let mut output = output(2);
+        output.interject(b"+first\r\n");
+        output.put(&context(), 0, b"$4\r\nab", Last::No, 0);
+        output.interject(b"+second\r\n");
+        output.let_in();
+        output.put(&context(), 0, b"cd\r\n", Last::Yes, 0);
+        output.let_in();
+        output.interject(b"+third\r\n");
+        output.put(&context(), 1, b"+two\r\n", Last::Yes, 0);
+        assert_eq!(output.bytes, b"+first\r\n$4\r\nabcd\r\n+second\r\n+third\r\n+two\r\n");
+        assert_eq!(output.bytes_held(), output.bytes.len());
+    }
+
+    #[test]
+    fn notes_are_found_by_their_slots() {
+        let mut output = output(4);
+        for slot in [0, 2, 3] {
+            output.notes.push_back((slot, vec![b'0' + u8::try_from(slot).unwrap()]));
+        }
+        assert_eq!(output.take_note(1), None);
+        assert_eq!(output.take_note(3), Some(b"3".to_vec()));
+        assert_eq!(output.take_note(3), None);
+        output.put(&context(), 0, b"+one\r\n", Last::Yes, 0);
+        assert_eq!(output.take_note(2), Some(b"2".to_vec()));
+        assert_eq!(output.take_note(0), Some(b"0".to_vec()), "a slot that was just answered");
+        assert!(output.notes.is_empty());
     }
 
     #[test]

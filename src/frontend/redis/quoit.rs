@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::local::Local;
+use super::nodes;
 use super::requests::class_of;
 use super::session::Session;
 use crate::backend::{Flow, Piece, ReplySink, Tag};
@@ -16,8 +17,9 @@ use crate::topology::View;
 use crate::version::Term;
 
 /// The subcommands, and what `QUOIT HELP` says of them.
-const HELP: [(&str, &str); 4] = [
+const HELP: [(&str, &str); 5] = [
     ("LEVEL [linearizable|quorum|all|one|eventual|default]", "Shows or sets what this connection asks of replicas."),
+    ("NODE <name> <command> [<arg> ...]", "Asks one node something about itself, such as INFO or SLOWLOG GET."),
     (
         "ROUTE <key>",
         "Shows where a key lives: pool, node, address; with several replicas also the level and all of them.",
@@ -48,6 +50,7 @@ pub(super) fn answer(
         (Some(word), 3) if args.is_word(1, "LEVEL") => return set_level(session, view, listener, word, out),
         (Some(key), 3) if args.is_word(1, "ROUTE") => return route(session, view, listener, key, out),
         (Some(key), 3) if args.is_word(1, "VERSIONS") => return versions(session, view, listener, row, key, resp, out),
+        (Some(_), 4..) if args.is_word(1, "NODE") => return nodes::answer(session, view, row, args, out),
         _ => {
             reply::quoit_subcommand(out);
             return Local::Reply(Outcome::Refused);

@@ -10,7 +10,7 @@ use super::pubsub;
 use super::session::{HELD_BYTES, Inner, Replies, Session};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::{
-    self, Args, Handling, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass, reply,
+    self, Args, Flag, Handling, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass, reply,
 };
 use crate::config::Listener;
 use crate::coordinator::{self, Client, Request, Verdict};
@@ -47,6 +47,43 @@ impl Session {
                 return Handled::Yes;
             }
         };
+        if self.worker.attention.get() {
+            return self.handle_watched(view, listener, frame, row, &args);
+        }
+        self.serve(view, listener, frame, row, args)
+    }
+
+    /// The same while there is a pause or a monitor.
+    #[cold]
+    fn handle_watched(
+        self: &Rc<Self>,
+        view: &Rc<View>,
+        listener: &Listener,
+        frame: &[u8],
+        row: &'static Row,
+        args: &Args<'_>,
+    ) -> Handled {
+        let may_ask = self.inner.borrow().authenticated || row.flags.contains(Flag::NoAuth);
+        if may_ask && self.wait_for_pause(row) == Handled::NotYet {
+            return Handled::NotYet;
+        }
+        let handled = self.serve(view, listener, frame, row, *args);
+        if may_ask && handled == Handled::Yes {
+            self.worker.show(self, row, args);
+        }
+        handled
+    }
+
+    #[inline]
+    fn serve(
+        self: &Rc<Self>,
+        view: &Rc<View>,
+        listener: &Listener,
+        frame: &[u8],
+        row: &'static Row,
+        args: Args<'_>,
+    ) -> Handled {
+        self.last.set(Some(row));
         let (version, authenticated, restricted, level) = {
             let inner = self.inner.borrow();
             (inner.version, inner.authenticated, inner.restricted, inner.level)
@@ -73,6 +110,7 @@ impl Session {
             _ if !authenticated => self.answer_with(row, Outcome::Refused, reply::noauth),
             Handling::Forward | Handling::SameNode | Handling::Split(_) => {
                 let slot = self.open_slot(class_of(row));
+                self.note(slot, row, frame);
                 let request = Request { frame, args, row, version, level };
                 let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
                 let mut out = Vec::new();
@@ -124,6 +162,7 @@ impl Session {
             return Handled::NotYet;
         }
         let slot = self.open_slot(class_of(request.row));
+        self.note(slot, request.row, request.frame);
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let session = Rc::clone(self);
         let has_ended = Box::new(move || session.has_ended());
@@ -147,8 +186,7 @@ impl Session {
     ) -> Handled {
         {
             let mut inner = self.inner.borrow_mut();
-            // Both change how the replies to earlier requests would have to look.
-            if matches!(verb, LocalVerb::Hello | LocalVerb::Reset) && !inner.output.slots.is_empty() {
+            if is_served_alone(verb) && !inner.output.slots.is_empty() {
                 inner.obstacle = Obstacle::Due;
                 return Handled::NotYet;
             }
@@ -231,6 +269,7 @@ impl Session {
                 let duration = self.worker.context.clock.now().since(due.at);
                 self.cells.requests(due.class, outcome).increment();
                 self.cells.request_duration(due.class).observe(duration);
+                self.judge(inner, slot, duration);
             }
         } else {
             return;
@@ -255,7 +294,7 @@ impl Session {
     /// Whether more is held for the client than the listener allows: then it is closed, as Redis closes a client beyond
     /// its `client-output-buffer-limit`. One reply alone is never too much.
     #[cold]
-    fn closed_beyond_limit(&self, inner: &mut Inner) -> bool {
+    pub(super) fn closed_beyond_limit(&self, inner: &mut Inner) -> bool {
         let view = self.worker.view();
         let most = view.topology.listener(self.listener).map_or(0, |listener| listener.client_output_bytes_max);
         if inner.output.bytes_held() as u64 <= most {
@@ -273,6 +312,20 @@ impl Session {
         inner.broken = true;
         inner.wake();
     }
+}
+
+/// Whether all earlier requests have to be answered first: `HELLO` and `RESET` change how the replies to those would have
+/// to look, `WAIT` and `WAITAOF` speak of them, `MONITOR` and `DEBUG SLEEP` begin something.
+fn is_served_alone(verb: LocalVerb) -> bool {
+    matches!(
+        verb,
+        LocalVerb::Hello
+            | LocalVerb::Reset
+            | LocalVerb::Wait
+            | LocalVerb::Waitaof
+            | LocalVerb::Monitor
+            | LocalVerb::Debug
+    )
 }
 
 #[inline]

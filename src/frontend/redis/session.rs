@@ -28,6 +28,7 @@ use super::worker::Worker;
 use crate::acl::{DEFAULT, User};
 use crate::backend::Stream;
 use crate::clock::Moment;
+use crate::command::Row;
 use crate::coordinator::Block;
 use crate::metrics::ListenerCells;
 use crate::protocol::resp::{RequestScan, Version};
@@ -43,6 +44,8 @@ const ROUNDS_PER_WAKE: usize = 4;
 pub(super) const HELD_BYTES: usize = 1024 * 1024;
 /// How long a drain waits for the next byte of a request that is not all here.
 const UNFINISHED_MAX: Duration = Duration::from_secs(1);
+/// Notes of requests for which an idle client keeps room.
+const NOTES_KEPT: usize = 32;
 /// Which replies the client wants (`CLIENT REPLY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -104,6 +107,8 @@ pub(super) struct Session {
     pub(super) worker: Rc<Worker>,
     pub(super) since: Moment,
     pub(super) seen: Cell<Moment>,
+    /// The last verb, for `CLIENT LIST`.
+    pub(super) last: Cell<Option<&'static Row>>,
     pub(super) cells: Arc<ListenerCells>,
     /// The epoch of the topology that the user is of.
     pub(super) users_epoch: Cell<u64>,
@@ -130,6 +135,7 @@ impl Session {
             worker: Rc::clone(worker),
             since: now,
             seen: Cell::new(now),
+            last: Cell::new(None),
             cells,
             users_epoch: Cell::new(topology.epoch),
             inner: RefCell::new(Inner {
@@ -163,22 +169,6 @@ impl Session {
         })
     }
 
-    /// Where the client is, as `CLIENT LIST` says it: for a Unix socket the socket itself. Nothing once it has gone.
-    pub(super) fn peer(&self) -> Option<String> {
-        match self.inner.borrow().stream.as_ref()? {
-            Stream::Tcp(stream) => stream.peer_addr().ok().map(|peer| peer.to_string()),
-            Stream::Unix(stream) => {
-                let own = stream.local_addr().ok()?;
-                own.as_pathname().map(|path| format!("{}:0", path.display()))
-            }
-        }
-    }
-
-    /// Whether the client is on this machine and came by a Unix socket.
-    pub(super) fn is_local(&self) -> bool {
-        matches!(self.inner.borrow().stream, Some(Stream::Unix(_)))
-    }
-
     /// Serves the client until it leaves.
     pub(super) async fn run(self: &Rc<Self>) {
         std::future::poll_fn(|context| self.poll(context)).await;
@@ -191,6 +181,7 @@ impl Session {
         inner.output = Output::default();
         inner.input = Vec::new();
         inner.transaction = None;
+        inner.facts = None;
         let intake = std::mem::replace(&mut inner.intake, Intake::Requests);
         let block = inner.block.take();
         drop(inner);
@@ -231,8 +222,8 @@ impl Session {
             && inner.obstacle == Obstacle::None
             && (inner.output.is_idle() || matches!(inner.intake, Intake::Rest(_)));
         // Who listens has no need to say anything.
-        let timeout = timeout.filter(|_| inner.subscriptions.is_none());
-        if timeout.is_some_and(|timeout| inner.output.is_idle() && silent > timeout)
+        let may_idle = inner.is_monitor() || inner.is_held_back() || inner.subscriptions.is_some();
+        if timeout.is_some_and(|timeout| inner.output.is_idle() && silent > timeout && !may_idle)
             || (is_unfinished && silent > UNFINISHED_MAX)
         {
             inner.broken = true;
@@ -297,6 +288,9 @@ impl Session {
         }
         if inner.output.slots.is_empty() && inner.output.slots.capacity() > 0 {
             self.worker.return_slots(std::mem::take(&mut inner.output.slots));
+        }
+        if inner.output.notes.is_empty() && inner.output.notes.capacity() > NOTES_KEPT {
+            inner.output.notes.shrink_to(NOTES_KEPT);
         }
         let held = inner.output.bytes.capacity() + inner.output.bytes_held() - inner.output.shared_bytes()
             + inner.input.capacity()
@@ -399,6 +393,7 @@ impl Session {
         match inner.obstacle {
             Obstacle::None => true,
             Obstacle::Due => inner.output.slots.is_empty(),
+            Obstacle::Pause => self.worker.pause.get().is_none(),
             Obstacle::Room => {
                 inner.output.slots.len() < DUE_MAX / 2
                     && inner.output.bytes_held() < HELD_BYTES
@@ -471,6 +466,7 @@ impl Inner {
         let Some(lease) = rest.lease else { return false };
         lease.abandon();
         self.output.slots.clear();
+        self.output.notes.clear();
         true
     }
 
@@ -479,6 +475,11 @@ impl Inner {
     pub(super) fn has_room_for(&self, slot: u32) -> bool {
         let held = if self.output.is_next(slot) { self.output.pending_bytes() } else { self.output.bytes_held() };
         self.spilling || held < HELD_BYTES
+    }
+
+    /// Whether a pause holds back what the client has asked.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.obstacle == Obstacle::Pause
     }
 
     /// Whether bytes are here that can still be served.

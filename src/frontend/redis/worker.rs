@@ -10,11 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::acl_log::AclLog;
+use super::clients::{Ask, Paused};
+use super::info::Figures;
+use super::monitor::Feed;
 use super::output::Slot;
 use super::session::Session;
+use super::slowlog::SlowLog;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::Census;
@@ -45,10 +49,8 @@ pub enum Order {
     Serve(Client, usize),
     /// The topology has changed: take it now, not at the next request.
     Refresh,
-    /// List the clients, as `CLIENT LIST` does.
-    List(oneshot::Sender<String>),
-    /// End the wait of a client for `CLIENT UNBLOCK`, and tell the reply. Nothing is told of a client of another worker.
-    Unblock(u64, Unblock, oneshot::Sender<Vec<u8>>),
+    /// What a client asks about the others.
+    Ask(Ask),
     /// Finish what has come in, then close.
     Drain,
 }
@@ -76,6 +78,12 @@ pub struct Fleet {
     pub signs: Arc<Signs>,
     /// When the process started.
     pub started: SystemTime,
+    /// Another number for each process.
+    pub run_id: u128,
+    /// The slow requests of all workers.
+    pub slowlog: SlowLog,
+    /// What `INFO` remembers.
+    pub figures: Figures,
 }
 
 /// One worker.
@@ -85,7 +93,7 @@ pub struct Worker {
     pub(super) fleet: Arc<Fleet>,
     pub(super) sessions: RefCell<HashMap<u64, Rc<Session>>>,
     listeners: Vec<Arc<ListenerCells>>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     cells: Arc<WorkerCells>,
     load: Arc<AtomicU64>,
     cache: RefCell<Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>>,
@@ -95,6 +103,14 @@ pub struct Worker {
     draining: Cell<bool>,
     full_since: Cell<Option<Moment>>,
     allocator_called: Cell<Moment>,
+    /// Whether requests are looked at on their way: there is a pause or a monitor.
+    pub(super) attention: Cell<bool>,
+    pub(super) pause: Cell<Option<(Paused, Moment)>>,
+    pub(super) monitors: RefCell<Vec<Feed>>,
+    /// From how many microseconds on a request is slow; negative for never.
+    pub(super) slowlog_us: Cell<i64>,
+    /// Whether this worker does what is done once for all.
+    leads: bool,
 }
 
 /// Counts a client out when it is gone.
@@ -113,6 +129,7 @@ impl Worker {
         let topology = Arc::clone(cache.load());
         let proxy = &topology.config.proxy;
         let workers = fleet.workers.len().max(1);
+        let slowlog_us = proxy.slowlog_us;
         let context = Rc::new(Context::new(Limits {
             connects_per_second_max: (proxy.connects_per_second_max / u32::try_from(workers).unwrap_or(1)).max(1),
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
@@ -135,6 +152,11 @@ impl Worker {
             draining: Cell::new(false),
             full_since: Cell::default(),
             allocator_called: Cell::new(context.clock.tick()),
+            attention: Cell::default(),
+            pause: Cell::default(),
+            monitors: RefCell::default(),
+            slowlog_us: Cell::new(slowlog_us),
+            leads: index == 0,
             context,
         })
     }
@@ -166,23 +188,18 @@ impl Worker {
         match order {
             Order::Serve(stream, listener) => self.admit(stream, listener),
             Order::Refresh => drop(self.view()),
-            Order::List(answer) => {
-                let now = self.context.clock.tick();
-                let lines = self.sessions.borrow().values().map(|session| session.describe(now) + "\n").collect();
-                // Who asked may have gone.
-                drop(answer.send(lines));
-            }
-            Order::Unblock(id, how, answer) => self.unblock(id, how, answer),
+            Order::Ask(ask) => self.answer_ask(ask),
             Order::Drain => self.drain(),
         }
     }
 
     fn drain(&self) {
         self.draining.set(true);
+        self.end_pause();
         self.wake_all();
     }
 
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         for session in self.sessions.borrow().values() {
             session.wake();
         }
@@ -193,6 +210,10 @@ impl Worker {
         let now = self.context.clock.tick();
         let view = self.view();
         self.coordinator.pubsub().keep_house();
+        self.keep_pause();
+        if self.leads {
+            self.fleet.figures.sample(now, || self.metrics.traffic());
+        }
         for session in self.sessions.borrow().values() {
             session.keep_house(&view, now);
         }
@@ -264,6 +285,7 @@ impl Worker {
             *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
             self.coordinator.refresh(&view, &self.metrics);
             self.coordinator.pubsub().refresh(&view);
+            self.slowlog_us.set(newest.config.proxy.slowlog_us);
         }
         Rc::clone(&view)
     }

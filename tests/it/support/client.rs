@@ -188,6 +188,16 @@ impl Client {
         Ok(Self { stream, received: Vec::new(), read_at: 0 })
     }
 
+    /// Where the connection begins, as the peer sees it.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a connected socket has an address")
+    }
+
+    /// Where it ends.
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.stream.peer_addr().expect("a connected socket has a peer")
+    }
+
     pub(crate) fn set_read_timeout(&self, timeout: Duration) {
         self.stream.set_read_timeout(Some(timeout)).expect("a read timeout can be set");
     }

@@ -1,0 +1,386 @@
+//! What one client may do about the others: list them, close them, hold their requests back. Every worker is asked, since
+//! each has clients of its own.
+//!
+//! # Invariants
+//! - A client that closes itself has its reply first.
+//! - A pause holds back requests that are not sent yet; what was sent before goes on. A drain ends every pause.
+
+use std::fmt::Debug;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::intake::Obstacle;
+use super::local::{Local, answer_later, refused};
+use super::monitor::Feed;
+use super::requests::Handled;
+use super::session::Session;
+use super::worker::{Order, Worker};
+use crate::command::reply::{self, Resp};
+use crate::command::{Args, Row, VerbClass};
+use crate::config::Listener;
+use crate::coordinator::Unblock;
+use crate::metrics::Outcome;
+use crate::topology::View;
+
+/// The verbs that may write although the table does not call them writes (Redis: `CMD_MAY_REPLICATE`).
+const MAY_WRITE: [&str; 7] = ["eval", "evalsha", "exec", "fcall", "pfcount", "publish", "spublish"];
+
+/// What a client asks of a worker about its clients.
+#[derive(Debug)]
+pub enum Ask {
+    /// A line for each client of a kind.
+    List(Arc<Selection>, oneshot::Sender<Vec<(u64, String)>>),
+    /// Close those clients; the number is who asks. How many there were.
+    Kill(Arc<Selection>, u64, oneshot::Sender<i64>),
+    /// Hold requests back.
+    Pause(Paused, Duration, oneshot::Sender<()>),
+    /// Hold nothing back.
+    Unpause(oneshot::Sender<()>),
+    /// End the wait of the client of this number, and tell the reply. Nothing is told of a client of another worker.
+    Unblock(u64, Unblock, oneshot::Sender<Vec<u8>>),
+    /// Show this monitor all requests.
+    Monitor(Feed, oneshot::Sender<()>),
+}
+
+/// Which requests a pause holds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Paused {
+    /// Those that may write.
+    Writes,
+    /// All.
+    All,
+}
+
+impl Paused {
+    fn holds(self, row: &Row) -> bool {
+        self == Self::All || row.class == VerbClass::Write || MAY_WRITE.contains(&row.name)
+    }
+}
+
+/// What a client does here, in Redis's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal,
+    Pubsub,
+    /// Nobody.
+    Replica,
+    /// Nobody.
+    Master,
+}
+
+impl Kind {
+    fn parse(word: &[u8]) -> Option<Self> {
+        let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+        match () {
+            () if is("normal") => Some(Self::Normal),
+            () if is("pubsub") => Some(Self::Pubsub),
+            () if is("slave") || is("replica") => Some(Self::Replica),
+            () if is("master") => Some(Self::Master),
+            () => None,
+        }
+    }
+}
+
+/// Some of the clients; all of them if nothing is said.
+#[derive(Debug, Default)]
+pub struct Selection {
+    ids: Option<Vec<u64>>,
+    peer: Option<String>,
+    local: Option<String>,
+    user: Option<String>,
+    kind: Option<Kind>,
+    age_s_min: u64,
+    /// Not this one.
+    except: Option<u64>,
+}
+
+impl Selection {
+    fn has(&self, session: &Session, age_s: u64) -> bool {
+        let is = |wanted: &Option<String>, found: &dyn Fn() -> String| {
+            wanted.as_ref().is_none_or(|wanted| *wanted == found())
+        };
+        self.except != Some(session.id)
+            && self.ids.as_ref().is_none_or(|ids| ids.contains(&session.id))
+            && self.kind.is_none_or(|kind| kind == session.kind())
+            && self.age_s_min <= age_s
+            && is(&self.user, &|| session.user())
+            && is(&self.peer, &|| session.peer_name())
+            && is(&self.local, &|| session.local_name())
+            && !session.has_ended()
+    }
+}
+
+impl Worker {
+    /// The clients that are meant.
+    fn select(&self, selection: &Selection) -> Vec<Rc<Session>> {
+        let now = self.context.clock.tick();
+        let sessions = self.sessions.borrow();
+        let age_s = |session: &Session| now.since(session.since).as_secs();
+        sessions.values().filter(|session| selection.has(session, age_s(session))).map(Rc::clone).collect()
+    }
+
+    /// Does what was asked. Who asked may have gone: then nobody takes the answer.
+    pub(super) fn answer_ask(&self, ask: Ask) {
+        match ask {
+            Ask::List(selection, answer) => {
+                let now = self.context.clock.tick();
+                let sessions = self.select(&selection);
+                tell(answer, sessions.iter().map(|session| (session.id, session.describe(now))).collect());
+            }
+            Ask::Kill(selection, asker, answer) => {
+                let sessions = self.select(&selection);
+                for session in &sessions {
+                    session.kill(asker);
+                }
+                tell(answer, i64::try_from(sessions.len()).unwrap_or(i64::MAX));
+            }
+            Ask::Pause(what, span, answer) => {
+                let until = self.context.clock.tick().after(span);
+                // Of two pauses the longer and the stricter hold, as in Redis.
+                let both = match self.pause.get() {
+                    Some((before, end)) => (before.max(what), end.max(until)),
+                    None => (what, until),
+                };
+                self.pause.set(Some(both));
+                self.attention.set(true);
+                tell(answer, ());
+            }
+            Ask::Unpause(answer) => {
+                self.end_pause();
+                tell(answer, ());
+            }
+            Ask::Unblock(id, how, answer) => self.unblock(id, how, answer),
+            Ask::Monitor(feed, answer) => {
+                self.monitors.borrow_mut().push(feed);
+                self.attention.set(true);
+                tell(answer, ());
+            }
+        }
+    }
+
+    /// Lets go of what is held back.
+    pub(super) fn end_pause(&self) {
+        if self.pause.take().is_some() {
+            self.look_around();
+            self.wake_all();
+        }
+    }
+
+    /// Ends a pause whose time is over.
+    pub(super) fn keep_pause(&self) {
+        if self.pause.get().is_some_and(|(_, until)| until <= self.context.clock.now()) {
+            self.end_pause();
+        }
+    }
+
+    /// Whether this request has to wait for the end of a pause.
+    pub(super) fn holds_back(&self, row: &Row) -> bool {
+        self.pause.get().is_some_and(|(what, _)| what.holds(row))
+    }
+
+    /// Requests pass by without a look while there is neither a pause nor a monitor.
+    pub(super) fn look_around(&self) {
+        self.attention.set(self.pause.get().is_some() || !self.monitors.borrow().is_empty());
+    }
+}
+
+impl Session {
+    /// Holds a request back if a pause says so.
+    pub(super) fn wait_for_pause(&self, row: &Row) -> Handled {
+        if self.worker.holds_back(row) {
+            self.inner.borrow_mut().obstacle = Obstacle::Pause;
+            return Handled::NotYet;
+        }
+        Handled::Yes
+    }
+
+    /// Closes the client; the one that asked for it has its reply first.
+    fn kill(&self, asker: u64) {
+        let mut inner = self.inner.borrow_mut();
+        if self.id == asker {
+            inner.closing = true;
+        } else {
+            inner.broken = true;
+        }
+        inner.wake();
+    }
+}
+
+/// Answers who asked, unless that one has gone.
+fn tell<T>(answer: oneshot::Sender<T>, value: T) {
+    answer.send(value).ok();
+}
+
+/// Asks every worker and gathers the answers. A worker that is gone has no clients.
+async fn ask_all<T>(session: &Session, make: impl Fn(oneshot::Sender<T>) -> Ask) -> Vec<T> {
+    let mut answers = Vec::new();
+    for worker in &session.worker.fleet.workers {
+        let (sender, answer) = oneshot::channel();
+        if worker.send(Order::Ask(make(sender))).await.is_ok()
+            && let Ok(answer) = answer.await
+        {
+            answers.push(answer);
+        }
+    }
+    answers
+}
+
+/// `CLIENT LIST [TYPE type | ID id …]`.
+pub(super) fn list(session: &Rc<Session>, row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
+    let mut selection = Selection::default();
+    if args.is_word(2, "TYPE") && args.len() == 4 {
+        let word = args.get(3).unwrap_or_default();
+        selection.kind = Kind::parse(word);
+        if selection.kind.is_none() {
+            return refused(out, |out| reply::unknown_client_type(out, word));
+        }
+    } else if args.is_word(2, "ID") && args.len() > 3 {
+        let ids = args.iter().skip(3).map(|id| number(id).map(|id| u64::try_from(id).unwrap_or(0)));
+        let Some(ids) = ids.collect::<Option<Vec<u64>>>() else { return refused(out, reply::invalid_client_id) };
+        selection.ids = Some(ids);
+    } else if args.len() != 2 {
+        return refused(out, reply::syntax_error);
+    }
+    let selection = Arc::new(selection);
+    answer_later(session, row, move |session| async move {
+        let mut lines: Vec<(u64, String)> =
+            ask_all(&session, |answer| Ask::List(Arc::clone(&selection), answer)).await.into_iter().flatten().collect();
+        lines.sort_unstable_by_key(|(id, _)| *id);
+        if let Some(ids) = &selection.ids {
+            let of = |id: &u64| lines.iter().find(|(found, _)| found == id).cloned();
+            lines = ids.iter().filter_map(of).collect();
+        }
+        let text: String = lines.into_iter().map(|(_, line)| line + "\n").collect();
+        let mut out = Vec::new();
+        reply::verbatim_text(&mut out, resp, text.as_bytes());
+        out
+    })
+}
+
+/// `CLIENT KILL address`, and `CLIENT KILL` with filters.
+pub(super) fn kill(
+    session: &Rc<Session>,
+    view: &View,
+    listener: &Listener,
+    row: &Row,
+    args: &Args<'_>,
+    out: &mut Vec<u8>,
+) -> Local {
+    let old = args.len() == 3;
+    let selection = if old {
+        let address = String::from_utf8_lossy(args.get(2).unwrap_or_default()).into_owned();
+        Selection { peer: Some(address), ..Selection::default() }
+    } else {
+        match filters(session, view, listener, args, out) {
+            Some(selection) => selection,
+            None => return Local::Reply(Outcome::Refused),
+        }
+    };
+    let selection = Arc::new(selection);
+    answer_later(session, row, move |session| async move {
+        let asker = session.id;
+        let killed: i64 =
+            ask_all(&session, |answer| Ask::Kill(Arc::clone(&selection), asker, answer)).await.into_iter().sum();
+        let mut out = Vec::new();
+        match killed {
+            0 if old => reply::no_such_client(&mut out),
+            _ if old => reply::ok(&mut out),
+            killed => reply::integer(&mut out, killed),
+        }
+        out
+    })
+}
+
+/// The filters of `CLIENT KILL`; none if they are wrong, which was said then.
+fn filters(
+    session: &Session,
+    view: &View,
+    listener: &Listener,
+    args: &Args<'_>,
+    out: &mut Vec<u8>,
+) -> Option<Selection> {
+    let mut selection = Selection { except: Some(session.id), ..Selection::default() };
+    let mut at = 2;
+    while at < args.len() {
+        let Some(value) = args.get(at + 1) else {
+            reply::syntax_error(out);
+            return None;
+        };
+        let text = || Some(String::from_utf8_lossy(value).into_owned());
+        if args.is_word(at, "ID") {
+            let Some(id) = number(value).filter(|id| *id > 0) else {
+                reply::client_id_not_positive(out);
+                return None;
+            };
+            selection.ids = Some(vec![u64::try_from(id).unwrap_or(0)]);
+        } else if args.is_word(at, "TYPE") {
+            selection.kind = Kind::parse(value);
+            if selection.kind.is_none() {
+                reply::unknown_client_type(out, value);
+                return None;
+            }
+        } else if args.is_word(at, "ADDR") {
+            selection.peer = text();
+        } else if args.is_word(at, "LADDR") {
+            selection.local = text();
+        } else if args.is_word(at, "USER") {
+            selection.user = text();
+            if listener.user(&view.topology.config, value).is_none() {
+                reply::no_such_user_to_close(out, value);
+                return None;
+            }
+        } else if args.is_word(at, "MAXAGE") {
+            let Some(age) = number(value).filter(|age| *age > 0) else {
+                reply::not_an_integer(out);
+                return None;
+            };
+            selection.age_s_min = u64::try_from(age).unwrap_or(0);
+        } else if args.is_word(at, "SKIPME") && value.eq_ignore_ascii_case(b"yes") {
+            selection.except = Some(session.id);
+        } else if args.is_word(at, "SKIPME") && value.eq_ignore_ascii_case(b"no") {
+            selection.except = None;
+        } else {
+            reply::syntax_error(out);
+            return None;
+        }
+        at += 2;
+    }
+    Some(selection)
+}
+
+/// `CLIENT PAUSE timeout [WRITE|ALL]`: from its reply on no worker sends what is held back.
+pub(super) fn pause(session: &Rc<Session>, row: &Row, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
+    let what = match args.get(3) {
+        _ if args.len() > 4 => return refused(out, |out| reply::subcommand_syntax(out, args)),
+        None => Paused::All,
+        Some(word) if word.eq_ignore_ascii_case(b"all") => Paused::All,
+        Some(word) if word.eq_ignore_ascii_case(b"write") => Paused::Writes,
+        Some(_) => return refused(out, reply::syntax_error),
+    };
+    let span = match args.get(2).and_then(number).map(u64::try_from) {
+        None => return refused(out, reply::timeout_not_an_integer),
+        Some(Err(_)) => return refused(out, reply::timeout_negative),
+        Some(Ok(ms)) => Duration::from_millis(ms),
+    };
+    answer_later(session, row, move |session| async move {
+        ask_all(&session, |answer| Ask::Pause(what, span, answer)).await;
+        b"+OK\r\n".to_vec()
+    })
+}
+
+/// `CLIENT UNPAUSE`.
+pub(super) fn unpause(session: &Rc<Session>, row: &Row) -> Local {
+    answer_later(session, row, |session| async move {
+        ask_all(&session, Ask::Unpause).await;
+        b"+OK\r\n".to_vec()
+    })
+}
+
+/// A number as Redis reads one: no sign `+`, no spaces, no zeros in front.
+pub(super) fn number(text: &[u8]) -> Option<i64> {
+    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (value.to_string().as_bytes() == text).then_some(value)
+}
