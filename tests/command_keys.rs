@@ -274,7 +274,7 @@ fn our_answer(words: &[&str], resp: Resp) -> Vec<u8> {
     match resolve(&args) {
         Ok(row) => match row.handling {
             Handling::Local(LocalVerb::Command) => introspect::command(&mut out, resp, row, &args),
-            Handling::Local(LocalVerb::ClusterDisabled) => reply::cluster_disabled(&mut out),
+            Handling::Local(LocalVerb::Cluster | LocalVerb::ClusterDisabled) => reply::cluster_disabled(&mut out),
             _ => panic!("{words:?} is not answered from the table"),
         },
         Err(Unsupported::UnknownCommand) => reply::unknown_command(&mut out, &args),

@@ -513,6 +513,7 @@ fn commands_page() -> String {
         verbs.collect::<Vec<_>>().join(", ")
     };
     let is_disabled = |row: &Row| row.handling == Handling::Local(command::LocalVerb::ClusterDisabled);
+    let is_emulated = |row: &Row| row.handling == Handling::Local(command::LocalVerb::Cluster);
     let is_http = |row: &Row| row.handling == Handling::Local(command::LocalVerb::HttpRequest);
     let is_transaction = |row: &Row| matches!(row.handling, Handling::Transaction(_));
     let is_program = |row: &Row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_));
@@ -545,12 +546,14 @@ fn commands_page() -> String {
          ## Messages\n\n\
          {}. A message goes to one node, and every client that listens has it once; see [pub/sub](pubsub.md).\n\n\
          ## Answered by quoit\n\n{}\n\
-         `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT HELP`. See\n\
-         [replication](replication.md#looking-at-it).\n\n\
-         Answered with `-ERR This instance has cluster support disabled`, as by a server that is not part of a cluster: {}.\n\n\
+         `QUOIT` is quoit's own: `QUOIT ROUTE key`, `QUOIT LEVEL`, `QUOIT VERSIONS key`, `QUOIT NODE name command`,\n\
+         `QUOIT HELP`. See [replication](replication.md#looking-at-it) and [clients and the proxy](clients.md).\n\n\
+         Answered where the listener has `cluster_emulation`, see [clients and the proxy](clients.md#redis-cluster), else with\n\
+         `-ERR This instance has cluster support disabled`, as by a server that is not part of a cluster: {}.\n\n\
+         Always answered with an error, that one or another: {}.\n\n\
          The beginning of an HTTP request ({}) closes the connection, as the servers do.\n\n\
          ## Not yet\n\n\
-         `-ERR 'WAIT' is not supported by quoit yet: …`, with the reason; the connection lives.\n\n{}\n\
+         `-ERR 'MEMORY STATS' is not supported by quoit yet: …`, with the reason; the connection lives.\n\n{}\n\
          ## Refused\n\n\
          `-ERR 'CONFIG SET' is refused by quoit: …`, with the reason; the connection lives.\n\n{}\n\
          ## Decided by arguments\n\n{}\n\
@@ -571,7 +574,11 @@ fn commands_page() -> String {
         rows.iter().filter(|row| is_transaction(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_program(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_message(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        by_group(&rows, |row| matches!(row.handling, Handling::Local(_)) && !is_disabled(row) && !is_http(row)),
+        by_group(&rows, |row| {
+            let elsewhere = is_disabled(row) || is_emulated(row) || is_http(row);
+            matches!(row.handling, Handling::Local(_)) && !elsewhere
+        }),
+        rows.iter().filter(|row| is_emulated(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_disabled(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         rows.iter().filter(|row| is_http(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
         by_reason(&rows, |row| if let Handling::Later(reason) = row.handling { Some(reason) } else { None }),

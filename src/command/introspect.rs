@@ -292,7 +292,10 @@ mod tests {
     #[test]
     fn list_filters() {
         check("COMMAND LIST FILTERBY PATTERN xre?d", "*1 $5 xread");
-        check("COMMAND LIST FILTERBY PATTERN CONFIG*", "*3 $6 config $10 config|get $11 config|help");
+        check(
+            "COMMAND LIST FILTERBY PATTERN CONFIG*",
+            "*4 $6 config $10 config|get $11 config|help $16 config|resetstat",
+        );
         check("COMMAND LIST FILTERBY MODULE x", "*0");
         check("COMMAND LIST FILTERBY ACLCAT nope", "*0");
         check("COMMAND LIST FILTERBY ACLCAT", "-ERR syntax error");
@@ -301,8 +304,8 @@ mod tests {
 
     #[test]
     fn docs_and_info_leave_out_what_is_not_served() {
-        check("COMMAND DOCS monitor post cluster nonesuch", "*0");
-        check("COMMAND INFO monitor nonesuch", "*2 $-1 $-1");
+        check("COMMAND DOCS shutdown post clusterscan cluster|reset nonesuch", "*0");
+        check("COMMAND INFO shutdown nonesuch", "*2 $-1 $-1");
         assert!(ask("COMMAND DOCS get", Resp::Three).starts_with("%1 $3 get %3 $7 summary $"));
         assert!(ask("COMMAND DOCS", Resp::Two).contains("$3 set *6 $7 summary"));
         let count: usize = ask("COMMAND COUNT", Resp::Two).trim_start_matches(':').parse().unwrap();
@@ -313,7 +316,7 @@ mod tests {
     fn help_lists_the_served_subcommands() {
         let help = ask("CONFIG HELP", Resp::Two);
         assert!(
-            help.starts_with("*5 +CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are: +GET + "),
+            help.starts_with("*7 +CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are: +GET + "),
             "{help}"
         );
     }

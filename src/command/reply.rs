@@ -562,6 +562,16 @@ pub fn client_id_not_positive(out: &mut Vec<u8>) {
     error(out, "ERR client-id should be greater than 0");
 }
 
+/// `CLIENT KILL MAXAGE` with no number.
+pub fn max_age_not_an_integer(out: &mut Vec<u8>) {
+    error(out, "ERR maxage is not an integer or out of range");
+}
+
+/// `CLIENT KILL MAXAGE` with no number above 0.
+pub fn max_age_not_positive(out: &mut Vec<u8>) {
+    error(out, "ERR maxage should be greater than 0");
+}
+
 /// `CLIENT LIST ID` with something that is no number.
 pub fn invalid_client_id(out: &mut Vec<u8>) {
     error(out, "ERR Invalid client ID");
@@ -575,6 +585,11 @@ pub fn unknown_client_type(out: &mut Vec<u8>, word: &[u8]) {
 /// `CLIENT KILL USER` of nobody.
 pub fn no_such_user_to_close(out: &mut Vec<u8>, user: &[u8]) {
     error_bytes(out, &[b"ERR No such user '", c_string(user, ECHO_BYTES_MAX), b"'"]);
+}
+
+/// `CLIENT PAUSE` of something else.
+pub fn pause_mode(out: &mut Vec<u8>) {
+    error(out, "ERR CLIENT PAUSE mode must be WRITE or ALL");
 }
 
 /// A timeout that is no number.

@@ -207,7 +207,7 @@ mod tests {
         check_announce("redis.internal:6380", Some(("redis.internal", 6380)));
         check_announce("10.0.0.7:6380", Some(("10.0.0.7", 6380)));
         check_announce("[::1]:6380", Some(("::1", 6380)));
-        for wrong in ["", "redis", "redis:", ":6380", "redis:0", "redis:65536", "::1:6380", "[x]:1", "a b:1", "a,b:1"] {
+        for wrong in ["", "redis", "redis:", ":6380", "redis:0", "redis:65536", "[x]:1", "a b:1", "a,b:1"] {
             check_announce(wrong, None);
         }
     }

@@ -333,11 +333,17 @@ fn filters(
                 return None;
             }
         } else if args.is_word(at, "MAXAGE") {
-            let Some(age) = number(value).filter(|age| *age > 0) else {
-                reply::not_an_integer(out);
-                return None;
+            selection.age_s_min = match number(value).map(u64::try_from) {
+                Some(Ok(age)) if age > 0 => age,
+                Some(_) => {
+                    reply::max_age_not_positive(out);
+                    return None;
+                }
+                None => {
+                    reply::max_age_not_an_integer(out);
+                    return None;
+                }
             };
-            selection.age_s_min = u64::try_from(age).unwrap_or(0);
         } else if args.is_word(at, "SKIPME") && value.eq_ignore_ascii_case(b"yes") {
             selection.except = Some(session.id);
         } else if args.is_word(at, "SKIPME") && value.eq_ignore_ascii_case(b"no") {
@@ -358,7 +364,7 @@ pub(super) fn pause(session: &Rc<Session>, row: &Row, args: &Args<'_>, out: &mut
         None => Paused::All,
         Some(word) if word.eq_ignore_ascii_case(b"all") => Paused::All,
         Some(word) if word.eq_ignore_ascii_case(b"write") => Paused::Writes,
-        Some(_) => return refused(out, reply::syntax_error),
+        Some(_) => return refused(out, reply::pause_mode),
     };
     let span = match args.get(2).and_then(number).map(u64::try_from) {
         None => return refused(out, reply::timeout_not_an_integer),

@@ -230,7 +230,7 @@ fn stats(session: &Session, _: &View, _: &Listener) -> String {
         ("total_error_replies", traffic.errors.to_string()),
         ("client_output_buffer_limit_disconnections", traffic.output_limit_kills.to_string()),
     ];
-    text.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect()
+    text.iter().flat_map(|(name, value)| [*name, ":", value.as_str(), "\r\n"]).collect()
 }
 
 fn replication(session: &Session, _: &View, _: &Listener) -> String {

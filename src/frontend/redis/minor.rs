@@ -26,8 +26,8 @@ pub(super) fn wait(
     args: &Args<'_>,
     out: &mut Vec<u8>,
 ) -> Local {
-    if args.get(1).and_then(number).is_none_or(|replicas| replicas < 0) {
-        return refused(out, reply::not_positive);
+    if args.get(1).and_then(number).is_none() {
+        return refused(out, reply::not_an_integer);
     }
     if let Err(write) = timeout(args.get(2)) {
         return refused(out, write);
@@ -41,7 +41,8 @@ pub(super) fn wait_for_disk(args: &Args<'_>, out: &mut Vec<u8>) -> Local {
     match args.get(1).and_then(number) {
         Some(0) => {}
         Some(1) => return refused(out, reply::waitaof_without_aof),
-        _ => return refused(out, reply::waitaof_local),
+        Some(_) => return refused(out, reply::waitaof_local),
+        None => return refused(out, reply::not_an_integer),
     }
     if args.get(2).and_then(number).is_none_or(|replicas| replicas < 0) {
         return refused(out, reply::not_positive);

@@ -11,6 +11,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
+use super::slowlog::Notes;
 use crate::backend::{Context, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::{Message, Push};
@@ -97,8 +98,8 @@ pub(super) struct Output {
     /// Bytes held in slots.
     held_bytes: usize,
     aside: Option<Box<Aside>>,
-    /// The beginnings of requests that are due, with the numbers of their slots, in that order.
-    pub(super) notes: VecDeque<(u32, Vec<u8>)>,
+    /// What the requests that are due are, for the log of those that take long.
+    pub(super) notes: Notes,
 }
 
 impl Output {
@@ -142,15 +143,10 @@ impl Output {
         chunks.map(shared).sum::<usize>() - written
     }
 
-    /// The note of the request of this slot, if there is one.
+    /// The number of the first slot that is due.
     #[inline]
-    pub(super) fn take_note(&mut self, number: u32) -> Option<Vec<u8>> {
-        if self.notes.is_empty() {
-            return None;
-        }
-        let first = self.first;
-        let at = self.notes.partition_point(|(other, _)| other.wrapping_sub(first) < number.wrapping_sub(first));
-        if self.notes.get(at)?.0 == number { self.notes.remove(at).map(|(_, note)| note) } else { None }
+    pub(super) fn first(&self) -> u32 {
+        self.first
     }
 
     /// The slot, if it is still due.
@@ -461,21 +457,6 @@ mod tests {
         output.put(&context(), 1, b"+two\r\n", Last::Yes, 0);
         assert_eq!(output.bytes, b"+first\r\n$4\r\nabcd\r\n+second\r\n+third\r\n+two\r\n");
         assert_eq!(output.bytes_held(), output.bytes.len());
-    }
-
-    #[test]
-    fn notes_are_found_by_their_slots() {
-        let mut output = output(4);
-        for slot in [0, 2, 3] {
-            output.notes.push_back((slot, vec![b'0' + u8::try_from(slot).unwrap()]));
-        }
-        assert_eq!(output.take_note(1), None);
-        assert_eq!(output.take_note(3), Some(b"3".to_vec()));
-        assert_eq!(output.take_note(3), None);
-        output.put(&context(), 0, b"+one\r\n", Last::Yes, 0);
-        assert_eq!(output.take_note(2), Some(b"2".to_vec()));
-        assert_eq!(output.take_note(0), Some(b"0".to_vec()), "a slot that was just answered");
-        assert!(output.notes.is_empty());
     }
 
     #[test]

@@ -269,7 +269,9 @@ impl Session {
                 let duration = self.worker.context.clock.now().since(due.at);
                 self.cells.requests(due.class, outcome).increment();
                 self.cells.request_duration(due.class).observe(duration);
-                self.judge(inner, slot, duration);
+                if duration >= self.worker.slow.get() {
+                    self.log_slow(inner, slot, duration);
+                }
             }
         } else {
             return;

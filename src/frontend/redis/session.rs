@@ -44,8 +44,6 @@ const ROUNDS_PER_WAKE: usize = 4;
 pub(super) const HELD_BYTES: usize = 1024 * 1024;
 /// How long a drain waits for the next byte of a request that is not all here.
 const UNFINISHED_MAX: Duration = Duration::from_secs(1);
-/// Notes of requests for which an idle client keeps room.
-const NOTES_KEPT: usize = 32;
 /// Which replies the client wants (`CLIENT REPLY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -289,10 +287,11 @@ impl Session {
         if inner.output.slots.is_empty() && inner.output.slots.capacity() > 0 {
             self.worker.return_slots(std::mem::take(&mut inner.output.slots));
         }
-        if inner.output.notes.is_empty() && inner.output.notes.capacity() > NOTES_KEPT {
-            inner.output.notes.shrink_to(NOTES_KEPT);
+        if inner.output.slots.is_empty() {
+            inner.output.notes.rest(context);
         }
         let held = inner.output.bytes.capacity() + inner.output.bytes_held() - inner.output.shared_bytes()
+            + inner.output.notes.capacity()
             + inner.input.capacity()
             + inner.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.bytes());
         if held != inner.accounted_bytes {
@@ -466,7 +465,6 @@ impl Inner {
         let Some(lease) = rest.lease else { return false };
         lease.abandon();
         self.output.slots.clear();
-        self.output.notes.clear();
         true
     }
 

@@ -1,11 +1,12 @@
 //! `SLOWLOG`: which requests took long, from read to answered.
 //!
-//! While the log is on, the beginning of each request that a store answers is copied into the client's notes; when the
-//! request was answered in time, which is one comparison, the copy goes back to the pool. What quoit answers by itself is
-//! not measured, and neither is what is meant to wait (`BLPOP`).
+//! While the log is on, the beginning of each request that a store answers is copied behind those of the client's other
+//! requests that are due. When it is answered, one comparison tells whether it took long; the copies go when nothing is due.
+//! What quoit answers by itself is not measured, and neither is what is meant to wait (`BLPOP`).
 //!
 //! # Invariants
 //! - Keys and values are in the log and nowhere else; the log is bounded, in memory, and gone with the process.
+//! - What is copied for one client is bounded too: beyond [`NOTES_BYTES`] a request leaves a few bytes only.
 //! - Only the worker that has a slow request takes the lock, for as long as it takes to add one entry.
 
 use std::collections::VecDeque;
@@ -15,12 +16,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::clients::number;
 use super::local::{Local, refused};
 use super::session::{Inner, Session};
+use crate::backend::Context;
 use crate::command::reply;
 use crate::command::{Args, Flag, Row};
 use crate::metrics::Outcome;
 
 /// The part of a request that is kept: enough for the 32 arguments of 128 bytes that an entry has at most.
 const NOTE_BYTES: usize = 32 * 128;
+/// How much is kept of all requests of one client that are due, and what each one beyond leaves.
+const NOTES_BYTES: usize = 256 * 1024;
+const SHORT_NOTE_BYTES: usize = 64;
 /// What an entry has at most, as in Redis (`SLOWLOG_ENTRY_MAX_ARGC`, `SLOWLOG_ENTRY_MAX_STRING`).
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
@@ -62,36 +67,92 @@ impl SlowLog {
     }
 }
 
+/// The beginnings of a client's requests that are due, one behind the other, each with the number of its slot and its length
+/// before it.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    bytes: Vec<u8>,
+    /// At how many bytes those of answered requests are looked for.
+    tidy_at: usize,
+}
+
+impl Notes {
+    /// Adds one; `first` is the number of the first slot that is due.
+    fn add(&mut self, context: &Context, first: u32, slot: u32, frame: &[u8]) {
+        if first == slot {
+            self.bytes.clear(); // Nothing else is due.
+        } else if self.bytes.len() > self.tidy_at {
+            self.forget_answered(first);
+            self.tidy_at = self.bytes.len().saturating_mul(2).max(NOTES_BYTES);
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = context.take_buffer();
+        }
+        let most = if self.bytes.len() < NOTES_BYTES { NOTE_BYTES } else { SHORT_NOTE_BYTES };
+        let note = frame.get(..frame.len().min(most)).unwrap_or_default();
+        self.bytes.extend_from_slice(&slot.to_le_bytes());
+        self.bytes.extend_from_slice(&u32::try_from(note.len()).unwrap_or_default().to_le_bytes());
+        self.bytes.extend_from_slice(note);
+    }
+
+    /// The notes that begin at an offset, each with its slot and where the next one begins.
+    fn at(&self, offset: usize) -> Option<(u32, &[u8], usize)> {
+        let (slot, rest) = self.bytes.get(offset..)?.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
+        Some((u32::from_le_bytes(*slot), rest.get(..len)?, offset + 8 + len))
+    }
+
+    fn find(&self, slot: u32) -> Option<&[u8]> {
+        let mut offset = 0;
+        while let Some((other, note, next)) = self.at(offset) {
+            if other == slot {
+                return Some(note);
+            }
+            offset = next;
+        }
+        None
+    }
+
+    fn forget_answered(&mut self, first: u32) {
+        let mut offset = 0;
+        // Numbers wrap; those before the first are the far half of the circle.
+        while let Some((slot, _, next)) = self.at(offset)
+            && slot.wrapping_sub(first) > u32::MAX / 2
+        {
+            offset = next;
+        }
+        self.bytes.drain(..offset);
+    }
+
+    /// Nothing is due: gives the memory back.
+    pub(super) fn rest(&mut self, context: &Context) {
+        if self.bytes.capacity() > 0 {
+            context.return_buffer(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// The memory they take.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
 impl Session {
     /// Keeps the beginning of a request that is being sent, if the log is on.
     #[inline]
     pub(super) fn note(&self, slot: u32, row: &Row, frame: &[u8]) {
-        if self.worker.slowlog_us.get() >= 0 {
-            self.note_beginning(slot, row, frame);
+        if self.worker.slow.get() < Duration::MAX && !row.flags.contains(Flag::Blocking) {
+            let output = &mut self.inner.borrow_mut().output;
+            let first = output.first();
+            output.notes.add(&self.worker.context, first, slot, frame);
         }
     }
 
-    fn note_beginning(&self, slot: u32, row: &Row, frame: &[u8]) {
-        if row.flags.contains(Flag::Blocking) {
-            return;
-        }
-        let mut note = self.worker.context.take_buffer();
-        note.extend_from_slice(frame.get(..frame.len().min(NOTE_BYTES)).unwrap_or_default());
-        self.inner.borrow_mut().output.notes.push_back((slot, note));
-    }
-
-    /// Takes up the note of a request that is answered: an entry if it took long.
-    pub(super) fn judge(&self, inner: &mut Inner, slot: u32, took: Duration) {
-        let Some(note) = inner.output.take_note(slot) else { return };
-        let threshold_us = self.worker.slowlog_us.get();
-        if u128::try_from(threshold_us).is_ok_and(|threshold_us| took.as_micros() >= threshold_us) {
-            self.log_slow(inner, &note, took);
-        }
-        self.worker.context.return_buffer(note);
-    }
-
+    /// Adds an entry for a request that took long, if the log is on and has a note of it.
     #[cold]
-    fn log_slow(&self, inner: &Inner, note: &[u8], took: Duration) {
+    pub(super) fn log_slow(&self, inner: &Inner, slot: u32, took: Duration) {
+        let Some(note) = inner.output.notes.find(slot) else { return };
         #[expect(clippy::disallowed_methods, reason = "the log tells the time of day")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = Entry {
@@ -173,7 +234,9 @@ pub(super) fn answer(session: &Session, row: &Row, args: &Args<'_>, out: &mut Ve
             }
             let entries: Vec<Entry> = log.lock().entries.iter().take(count).cloned().collect();
             reply::array_header(out, entries.len());
-            entries.iter().for_each(|entry| show(entry, out));
+            for entry in &entries {
+                show(entry, out);
+            }
         }
         _ => return refused(out, reply::syntax_error),
     }
@@ -195,6 +258,7 @@ fn show(entry: &Entry, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Limits;
     use crate::protocol::resp::write_request;
 
     #[track_caller]
@@ -224,6 +288,35 @@ mod tests {
         let long = "x".repeat(10_000);
         let cut = format!("{}... (9872 more bytes)", "x".repeat(128));
         check(&["SET", "k", &long, "EX", "5"], &["SET", "k", &cut, "... (2 more arguments)"]);
+    }
+
+    #[test]
+    fn notes_of_what_is_due_are_found() {
+        let context = Context::new(Limits { connects_per_second_max: 1, buffer_bytes_max: 1 });
+        let mut notes = Notes::default();
+        notes.add(&context, 5, 5, b"five");
+        notes.add(&context, 5, 6, b"six");
+        notes.add(&context, 6, 7, b"seven");
+        assert_eq!([5, 6, 7, 8].map(|slot| notes.find(slot)), [Some(&b"five"[..]), Some(b"six"), Some(b"seven"), None]);
+        notes.add(&context, 8, 8, b"eight");
+        assert_eq!([7, 8].map(|slot| notes.find(slot)), [None, Some(&b"eight"[..])]);
+        notes.rest(&context);
+        assert_eq!((notes.find(8), notes.capacity()), (None, 0));
+    }
+
+    #[test]
+    fn notes_are_bounded() {
+        let context = Context::new(Limits { connects_per_second_max: 1, buffer_bytes_max: 1 });
+        let mut notes = Notes::default();
+        let frame = vec![b'x'; 100_000];
+        // Numbers wrap; a thousand are due at a time, and there is never a moment without.
+        let begin = u32::MAX - 50_000;
+        for count in 0..100_000_u32 {
+            let slot = begin.wrapping_add(count);
+            notes.add(&context, begin.wrapping_add(count.saturating_sub(1000)), slot, &frame);
+            assert!(notes.find(slot).is_some() || count % 1000 != 0);
+        }
+        assert!(notes.capacity() < 8 * NOTES_BYTES, "{}", notes.capacity());
     }
 
     #[test]

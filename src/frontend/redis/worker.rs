@@ -107,8 +107,8 @@ pub struct Worker {
     pub(super) attention: Cell<bool>,
     pub(super) pause: Cell<Option<(Paused, Moment)>>,
     pub(super) monitors: RefCell<Vec<Feed>>,
-    /// From how many microseconds on a request is slow; negative for never.
-    pub(super) slowlog_us: Cell<i64>,
+    /// From when on a request is slow.
+    pub(super) slow: Cell<Duration>,
     /// Whether this worker does what is done once for all.
     leads: bool,
 }
@@ -129,7 +129,7 @@ impl Worker {
         let topology = Arc::clone(cache.load());
         let proxy = &topology.config.proxy;
         let workers = fleet.workers.len().max(1);
-        let slowlog_us = proxy.slowlog_us;
+        let slow = slow_from(proxy.slowlog_us);
         let context = Rc::new(Context::new(Limits {
             connects_per_second_max: (proxy.connects_per_second_max / u32::try_from(workers).unwrap_or(1)).max(1),
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
@@ -155,7 +155,7 @@ impl Worker {
             attention: Cell::default(),
             pause: Cell::default(),
             monitors: RefCell::default(),
-            slowlog_us: Cell::new(slowlog_us),
+            slow: Cell::new(slow),
             leads: index == 0,
             context,
         })
@@ -285,7 +285,7 @@ impl Worker {
             *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
             self.coordinator.refresh(&view, &self.metrics);
             self.coordinator.pubsub().refresh(&view);
-            self.slowlog_us.set(newest.config.proxy.slowlog_us);
+            self.slow.set(slow_from(newest.config.proxy.slowlog_us));
         }
         Rc::clone(&view)
     }
@@ -322,6 +322,11 @@ impl Worker {
             kept.push(slots);
         }
     }
+}
+
+/// From when on a request is slow; no request is if that is turned off.
+fn slow_from(micros: i64) -> Duration {
+    u64::try_from(micros).map_or(Duration::MAX, Duration::from_micros)
 }
 
 /// Has the allocator look for memory to give back (FAILURES F4). mimalloc returns pages a second after they were freed,
