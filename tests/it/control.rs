@@ -283,15 +283,51 @@ fn a_pause_ends_by_itself() {
     assert!(begun.elapsed() >= span, "everything waits for the end of a pause of all");
 }
 
+/// What is passed on while it is received is held back too, and shown.
 #[test]
-fn a_pause_does_not_hold_up_the_end() {
+fn a_big_value_is_held_back_and_shown() {
+    let Some(fleet) = Fleet::start_with(1, |config| config.workers(2).pool("stream_threshold_bytes = 65_536")) else {
+        return;
+    };
+    let (mut boss, mut monitor, mut client) = (fleet.client(), fleet.client(), fleet.client());
+    assert_eq!(monitor.line("MONITOR"), ok());
+    assert_eq!(boss.line("CLIENT PAUSE 100000 WRITE"), ok());
+    let value = "x".repeat(200_000);
+    client.send(&[encode(&["GET", "big"]), encode(&["SET", "big", &value]), encode(&["STRLEN", "big"])].concat());
+    assert_eq!(client.receive().value, Value::Null);
+    let own = client.local_address().to_string();
+    eventually("the client is held back", PATIENCE, || {
+        let lines = boss.line("CLIENT LIST").text();
+        lines.lines().any(|line| field(line, "addr") == own && field(line, "flags") == "b")
+    });
+    assert_eq!(boss.line("GET big"), Value::Null, "not yet");
+    assert_eq!(boss.line("CLIENT UNPAUSE"), ok());
+    assert_eq!(client.receive().value, ok());
+    assert_eq!(client.receive().value, Value::Integer(200_000));
+    loop {
+        let line = shown(&monitor.receive().value);
+        assert!(line.len() < 1000, "the value is not shown whole");
+        if line.starts_with("\"SET\" \"big\"") {
+            break;
+        }
+    }
+}
+
+#[test]
+fn nothing_holds_up_the_end() {
     let Some(mut fleet) = Fleet::start_with(1, |config| config.workers(2)) else { return };
-    let mut client = fleet.client();
+    let (mut client, mut sleeper, mut monitor) = (fleet.client(), fleet.client(), fleet.client());
+    assert_eq!(monitor.line("MONITOR"), ok());
+    sleeper.send(&encode(&["DEBUG", "SLEEP", "1000"]));
+    eventually("the sleeper sleeps", PATIENCE, || {
+        client.line("CLIENT LIST").text().lines().any(|line| field(line, "cmd") == "debug")
+    });
     assert_eq!(client.line("CLIENT PAUSE 100000"), ok());
     client.send(&encode(&["SET", "k", "v"]));
     let Some(quoit) = fleet.quoit_mut() else { return };
-    quoit.terminate();
+    assert!(quoit.terminate().success());
     assert_eq!(client.receive().value, ok(), "what has come in is served");
+    assert_eq!(sleeper.receive().value, ok(), "and ends early");
 }
 
 #[test]
@@ -310,6 +346,35 @@ fn one_client_sleeps_alone() {
     }
     let refused = sleeper.line("DEBUG OBJECT k");
     assert!(refused.is_error() && refused.text().contains("'DEBUG' is refused by quoit"), "{refused:?}");
+}
+
+/// What is answered by all workers, or later, has no place in a transaction; what is answered at once has.
+#[test]
+fn within_a_transaction() {
+    let Some(fleet) = Fleet::start(2) else { return };
+    let mut client = fleet.client();
+    let later = [
+        "CLIENT KILL ID 1",
+        "CLIENT PAUSE 1",
+        "CLIENT UNPAUSE",
+        "CLIENT UNBLOCK 1",
+        "DEBUG SLEEP 0",
+        "MONITOR",
+        "QUOIT HELP",
+    ];
+    for line in later {
+        assert_eq!(client.line("MULTI"), ok());
+        assert!(client.line(line).is_error(), "{line}");
+        assert!(client.line("EXEC").text().starts_with("EXECABORT"), "{line}");
+    }
+    assert_eq!(client.line("MULTI"), ok());
+    for line in ["SET k v", "WAIT 0 0", "SLOWLOG LEN", "LATENCY LATEST", "LOLWUT", "INFO server", "CLIENT NO-TOUCH ON"]
+    {
+        assert_eq!(client.line(line).text(), "QUEUED", "{line}");
+    }
+    let replies = client.line("EXEC");
+    assert_eq!(replies.items().len(), 7, "{replies:?}");
+    assert!(replies.items().iter().all(|reply| !reply.is_error()), "{replies:?}");
 }
 
 // --- SLOWLOG --------------------------------------------------------------------------------------------------------

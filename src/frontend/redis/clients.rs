@@ -138,6 +138,7 @@ impl Worker {
                 tell(answer, i64::try_from(sessions.len()).unwrap_or(i64::MAX));
             }
             Ask::Pause(what, span, answer) => {
+                let span = if self.is_draining() { Duration::ZERO } else { span };
                 let until = self.context.clock.tick().after(span);
                 // Of two pauses the longer and the stricter hold, as in Redis.
                 let both = match self.pause.get() {

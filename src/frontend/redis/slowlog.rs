@@ -9,6 +9,7 @@
 //! - What is copied for one client is bounded too: beyond [`NOTES_BYTES`] a request leaves a few bytes only.
 //! - Only the worker that has a slow request takes the lock, for as long as it takes to add one entry.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use super::clients::number;
 use super::local::{Local, refused};
 use super::session::{Inner, Session};
 use crate::backend::Context;
+use crate::clock::Moment;
 use crate::command::reply;
 use crate::command::{Args, Flag, Row};
 use crate::metrics::Outcome;
@@ -26,6 +28,9 @@ const NOTE_BYTES: usize = 32 * 128;
 /// How much is kept of all requests of one client that are due, and what each one beyond leaves.
 const NOTES_BYTES: usize = 256 * 1024;
 const SHORT_NOTE_BYTES: usize = 64;
+/// What bounds the entries of one worker.
+const WINDOW: Duration = Duration::from_millis(100);
+const ENTRIES_MIN: usize = 128;
 /// What an entry has at most, as in Redis (`SLOWLOG_ENTRY_MAX_ARGC`, `SLOWLOG_ENTRY_MAX_STRING`).
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
@@ -67,11 +72,32 @@ impl SlowLog {
     }
 }
 
+/// How many entries a worker has added lately. When everything is slow the log must not make it slower: a worker adds at
+/// most as many as the log has, and [`ENTRIES_MIN`], in each [`WINDOW`].
+#[derive(Debug, Default)]
+pub(super) struct Added {
+    since: Cell<Moment>,
+    count: Cell<usize>,
+}
+
+impl Added {
+    fn may_add(&self, now: Moment, most: usize) -> bool {
+        if now.since(self.since.get()) >= WINDOW {
+            self.since.set(now);
+            self.count.set(0);
+        }
+        self.count.set(self.count.get() + 1);
+        self.count.get() <= most.max(ENTRIES_MIN)
+    }
+}
+
 /// The beginnings of a client's requests that are due, one behind the other, each with the number of its slot and its length
 /// before it.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     bytes: Vec<u8>,
+    /// Where the note is that was found last: the next one that is asked for mostly lies behind it.
+    found: usize,
     /// At how many bytes those of answered requests are looked for.
     tidy_at: usize,
 }
@@ -81,6 +107,7 @@ impl Notes {
     fn add(&mut self, context: &Context, first: u32, slot: u32, frame: &[u8]) {
         if first == slot {
             self.bytes.clear(); // Nothing else is due.
+            self.found = 0;
         } else if self.bytes.len() > self.tidy_at {
             self.forget_answered(first);
             self.tidy_at = self.bytes.len().saturating_mul(2).max(NOTES_BYTES);
@@ -103,15 +130,22 @@ impl Notes {
         Some((u32::from_le_bytes(*slot), rest.get(..len)?, offset + 8 + len))
     }
 
-    fn find(&self, slot: u32) -> Option<&[u8]> {
-        let mut offset = 0;
-        while let Some((other, note, next)) = self.at(offset) {
-            if other == slot {
-                return Some(note);
-            }
+    /// The note of a slot that is due, unless it has none.
+    fn find(&mut self, slot: u32) -> Option<&[u8]> {
+        // Numbers wrap: what is behind is the near half of the circle.
+        let is_behind = |other: u32| other != slot && other.wrapping_sub(slot) < u32::MAX / 2;
+        let mut offset = self.found;
+        if self.at(offset).is_none_or(|(other, ..)| is_behind(other)) {
+            offset = 0;
+        }
+        while let Some((other, _, next)) = self.at(offset)
+            && other != slot
+            && !is_behind(other)
+        {
             offset = next;
         }
-        None
+        self.found = offset;
+        self.at(offset).filter(|(other, ..)| *other == slot).map(|(_, note, _)| note)
     }
 
     fn forget_answered(&mut self, first: u32) {
@@ -123,12 +157,14 @@ impl Notes {
             offset = next;
         }
         self.bytes.drain(..offset);
+        self.found = 0;
     }
 
     /// Nothing is due: gives the memory back.
     pub(super) fn rest(&mut self, context: &Context) {
         if self.bytes.capacity() > 0 {
             context.return_buffer(std::mem::take(&mut self.bytes));
+            self.found = 0;
         }
     }
 
@@ -151,19 +187,24 @@ impl Session {
 
     /// Adds an entry for a request that took long, if the log is on and has a note of it.
     #[cold]
-    pub(super) fn log_slow(&self, inner: &Inner, slot: u32, took: Duration) {
+    pub(super) fn log_slow(&self, inner: &mut Inner, slot: u32, took: Duration) {
+        // Not from the worker's view: a reload may be due there, and the session is in the middle of a reply.
+        let most = self.worker.slow_entries_max.get();
+        if !self.worker.slow_entries.may_add(self.worker.context.clock.now(), most) {
+            return;
+        }
         let Some(note) = inner.output.notes.find(slot) else { return };
+        let arguments = shortened(note);
         #[expect(clippy::disallowed_methods, reason = "the log tells the time of day")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = Entry {
             id: 0,
             at_s: now.as_secs(),
             took,
-            arguments: shortened(note),
+            arguments,
             peer: inner.peer_name(),
             name: inner.facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default(),
         };
-        let most = self.worker.view().topology.config.proxy.slowlog_len;
         self.worker.fleet.slowlog.add(entry, most);
     }
 }
@@ -297,11 +338,19 @@ mod tests {
         notes.add(&context, 5, 5, b"five");
         notes.add(&context, 5, 6, b"six");
         notes.add(&context, 6, 7, b"seven");
-        assert_eq!([5, 6, 7, 8].map(|slot| notes.find(slot)), [Some(&b"five"[..]), Some(b"six"), Some(b"seven"), None]);
-        notes.add(&context, 8, 8, b"eight");
-        assert_eq!([7, 8].map(|slot| notes.find(slot)), [None, Some(&b"eight"[..])]);
+        notes.add(&context, 6, 9, b"nine");
+        for (slot, want) in
+            [(5, "five"), (6, "six"), (7, "seven"), (9, "nine"), (8, ""), (6, "six"), (5, "five"), (8, ""), (9, "nine")]
+        {
+            let want = Some(want.as_bytes()).filter(|want| !want.is_empty());
+            assert_eq!(notes.find(slot), want, "{slot}");
+        }
+        notes.add(&context, 10, 10, b"ten");
+        assert_eq!(notes.find(9), None);
+        assert_eq!(notes.find(10), Some(&b"ten"[..]));
         notes.rest(&context);
-        assert_eq!((notes.find(8), notes.capacity()), (None, 0));
+        assert_eq!(notes.find(10), None);
+        assert_eq!(notes.capacity(), 0);
     }
 
     #[test]
@@ -317,6 +366,18 @@ mod tests {
             assert!(notes.find(slot).is_some() || count % 1000 != 0);
         }
         assert!(notes.capacity() < 8 * NOTES_BYTES, "{}", notes.capacity());
+    }
+
+    #[test]
+    fn a_worker_does_not_flood_the_log() {
+        let added = Added::default();
+        let mut now = Moment::default().after(WINDOW);
+        for _ in 0..3 {
+            let count = (0..10_000).filter(|_| added.may_add(now, 5)).count();
+            assert_eq!(count, ENTRIES_MIN);
+            now = now.after(WINDOW);
+        }
+        assert_eq!((0..10_000).filter(|_| added.may_add(now, 1000)).count(), 1000);
     }
 
     #[test]

@@ -462,11 +462,16 @@ fn check(
 fn answers_at_once(verb: LocalVerb) -> bool {
     !matches!(
         verb,
-        LocalVerb::ClientList
+        LocalVerb::ClientKill
+            | LocalVerb::ClientList
+            | LocalVerb::ClientPause
             | LocalVerb::ClientReply
             | LocalVerb::ClientUnblock
+            | LocalVerb::ClientUnpause
+            | LocalVerb::Debug
             | LocalVerb::Hello
             | LocalVerb::HttpRequest
+            | LocalVerb::Monitor
             | LocalVerb::Quoit
     )
 }

@@ -18,7 +18,7 @@ use super::info::Figures;
 use super::monitor::Feed;
 use super::output::Slot;
 use super::session::Session;
-use super::slowlog::SlowLog;
+use super::slowlog::{Added, SlowLog};
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::Census;
@@ -109,6 +109,8 @@ pub struct Worker {
     pub(super) monitors: RefCell<Vec<Feed>>,
     /// From when on a request is slow.
     pub(super) slow: Cell<Duration>,
+    pub(super) slow_entries: Added,
+    pub(super) slow_entries_max: Cell<usize>,
     /// Whether this worker does what is done once for all.
     leads: bool,
 }
@@ -129,7 +131,7 @@ impl Worker {
         let topology = Arc::clone(cache.load());
         let proxy = &topology.config.proxy;
         let workers = fleet.workers.len().max(1);
-        let slow = slow_from(proxy.slowlog_us);
+        let (slow, slow_entries_max) = (slow_from(proxy.slowlog_us), proxy.slowlog_len);
         let context = Rc::new(Context::new(Limits {
             connects_per_second_max: (proxy.connects_per_second_max / u32::try_from(workers).unwrap_or(1)).max(1),
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
@@ -156,6 +158,8 @@ impl Worker {
             pause: Cell::default(),
             monitors: RefCell::default(),
             slow: Cell::new(slow),
+            slow_entries: Added::default(),
+            slow_entries_max: Cell::new(slow_entries_max),
             leads: index == 0,
             context,
         })
@@ -286,6 +290,7 @@ impl Worker {
             self.coordinator.refresh(&view, &self.metrics);
             self.coordinator.pubsub().refresh(&view);
             self.slow.set(slow_from(newest.config.proxy.slowlog_us));
+            self.slow_entries_max.set(newest.config.proxy.slowlog_len);
         }
         Rc::clone(&view)
     }
