@@ -151,8 +151,10 @@ fn start_store(directory: &std::path::Path) -> std::io::Result<(Store, u16)> {
 /// Starts a server on threads of this process, with so many copies of each key. It serves until the process ends.
 fn start_quoit(directory: &std::path::Path, store_ports: &[u16], copies: usize) -> u16 {
     let port = free_port();
+    // The log of slow requests is on and nothing is slow: an entry would be an allocation, on a machine that is busy.
     let mut text = format!(
-        "[proxy]\nworkers = 2\n[admin]\nbind = \"off\"\n[[listener]]\nbind = \"127.0.0.1:{port}\"\n\
+        "[proxy]\nworkers = 2\nslowlog_us = 86_400_000_000\n[admin]\nbind = \"off\"\n\
+         [[listener]]\nbind = \"127.0.0.1:{port}\"\n\
          protocol = \"redis\"\npool = \"main\"\n[[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = {copies}\n"
     );
     for (number, store_port) in store_ports.iter().enumerate() {
