@@ -21,6 +21,7 @@ impl Session {
         request: &Request<'_>,
     ) {
         let slot = self.open_slot(class_of(request.row));
+        self.note(slot, request.row, request.frame);
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let mut out = Vec::new();
         let (coordinator, number) = (&self.worker.coordinator, self.listener);
