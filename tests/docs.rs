@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quoit::backend::Cause;
-use quoit::command::{self, Handling, Replication, Row, SplitRule, replicate, reply};
+use quoit::command::{self, Handling, LocalVerb, Replication, Row, SplitRule, replicate, reply};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -508,17 +508,12 @@ fn replication(rows: &[&'static Row]) -> String {
 
 fn commands_page() -> String {
     let rows = listed(command::all());
-    let split = |rule: SplitRule| {
-        let verbs = rows.iter().filter(|row| row.handling == Handling::Split(rule)).map(|row| spoken(row));
-        verbs.collect::<Vec<_>>().join(", ")
+    let names = |is_meant: &dyn Fn(&Row) -> bool| {
+        rows.iter().filter(|row| is_meant(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", ")
     };
-    let is_disabled = |row: &Row| row.handling == Handling::Local(command::LocalVerb::ClusterDisabled);
-    let is_emulated = |row: &Row| row.handling == Handling::Local(command::LocalVerb::Cluster);
-    let is_http = |row: &Row| row.handling == Handling::Local(command::LocalVerb::HttpRequest);
-    let is_transaction = |row: &Row| matches!(row.handling, Handling::Transaction(_));
-    let is_program = |row: &Row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_));
-    let is_keyspace = |row: &Row| matches!(row.handling, Handling::Keyspace(_));
-    let is_message = |row: &Row| matches!(row.handling, Handling::PubSub(_));
+    let split = |rule: SplitRule| names(&|row| row.handling == Handling::Split(rule));
+    let local = |verb: LocalVerb| names(&|row| row.handling == Handling::Local(verb));
+    let elsewhere = [LocalVerb::ClusterDisabled, LocalVerb::Cluster, LocalVerb::HttpRequest].map(Handling::Local);
     format!(
         "# Commands\n\n\
          What quoit does with each verb of Redis 6.2 to 8 and Valkey 9. This page is written from the command table by\n\
@@ -565,22 +560,15 @@ fn commands_page() -> String {
         split(SplitRule::Mget),
         split(SplitRule::Mset),
         split(SplitRule::SumIntegers),
-        rows.iter()
-            .filter(|row| row.handling == Handling::Blocking)
-            .map(|row| spoken(row))
-            .collect::<Vec<_>>()
-            .join(", "),
-        rows.iter().filter(|row| is_keyspace(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        rows.iter().filter(|row| is_transaction(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        rows.iter().filter(|row| is_program(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        rows.iter().filter(|row| is_message(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        by_group(&rows, |row| {
-            let elsewhere = is_disabled(row) || is_emulated(row) || is_http(row);
-            matches!(row.handling, Handling::Local(_)) && !elsewhere
-        }),
-        rows.iter().filter(|row| is_emulated(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        rows.iter().filter(|row| is_disabled(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
-        rows.iter().filter(|row| is_http(row)).map(|row| spoken(row)).collect::<Vec<_>>().join(", "),
+        names(&|row| row.handling == Handling::Blocking),
+        names(&|row| matches!(row.handling, Handling::Keyspace(_))),
+        names(&|row| matches!(row.handling, Handling::Transaction(_))),
+        names(&|row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_))),
+        names(&|row| matches!(row.handling, Handling::PubSub(_))),
+        by_group(&rows, |row| matches!(row.handling, Handling::Local(_)) && !elsewhere.contains(&row.handling)),
+        local(LocalVerb::Cluster),
+        local(LocalVerb::ClusterDisabled),
+        local(LocalVerb::HttpRequest),
         by_reason(&rows, |row| if let Handling::Later(reason) = row.handling { Some(reason) } else { None }),
         by_reason(&rows, |row| if let Handling::Refused(reason) = row.handling { Some(reason) } else { None }),
         variants(&rows),

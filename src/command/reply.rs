@@ -592,16 +592,6 @@ pub fn pause_mode(out: &mut Vec<u8>) {
     error(out, "ERR CLIENT PAUSE mode must be WRITE or ALL");
 }
 
-/// A timeout that is no number.
-pub fn timeout_not_an_integer(out: &mut Vec<u8>) {
-    error(out, "ERR timeout is not an integer or out of range");
-}
-
-/// A timeout below 0.
-pub fn timeout_negative(out: &mut Vec<u8>) {
-    error(out, "ERR timeout is negative");
-}
-
 /// A number below 0, or none.
 pub fn not_positive(out: &mut Vec<u8>) {
     error(out, "ERR value is out of range, must be positive");

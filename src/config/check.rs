@@ -17,7 +17,9 @@ use toml::de::DeTable;
 use super::faults::{Fault, Faults, nearest};
 use super::file::{AdminTable, At, File, ListenerTable, PoolTable, ProxyTable, RouteTable};
 use super::secret::{Secret, Secrets, Source};
-use super::{Admin, Announce, Bind, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users};
+use super::{
+    Admin, Announce, Bind, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users,
+};
 use crate::acl::Users;
 
 /// Checks a whole file.

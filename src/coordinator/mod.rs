@@ -115,7 +115,13 @@ impl Target<'_> {
 impl Coordinator {
     /// The coordinator of worker number `worker`. The first one leads: it begins pools and rebuilds their stores. All share
     /// the `sources` of scripts, the `signs` for clients that wait and the `census` of those who listen.
-    pub fn new(context: &Rc<Context>, worker: usize, sources: &Arc<Sources>, signs: &Arc<Signs>, census: &Arc<Census>) -> Self {
+    pub fn new(
+        context: &Rc<Context>,
+        worker: usize,
+        sources: &Arc<Sources>,
+        signs: &Arc<Signs>,
+        census: &Arc<Census>,
+    ) -> Self {
         Self {
             context: Rc::clone(context),
             merges: Rc::default(),

@@ -167,15 +167,9 @@ impl ReplySink for Identity {
         Flow::Continue
     }
 
-    fn ready(&self, _: Tag, _: &Waker) -> bool {
-        true
-    }
-
     fn origin(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
-
-    fn make_way(&self) {}
 }
 
 type Said = Result<Vec<u8>, Failure>;

@@ -92,7 +92,8 @@ pub(super) fn answer(
         LocalVerb::Monitor => return monitor::start(session, listener, row),
         LocalVerb::Wait => return minor::wait(session, &view.topology.config, listener, args, out),
         LocalVerb::Waitaof => return minor::wait_for_disk(args, out),
-        _ => return client(session, view, listener, verb, row, resp, args, out),
+        LocalVerb::ClientKill => return clients::kill(session, view, listener, row, args, out),
+        _ => return client(session, verb, row, resp, args, out),
     }
     Local::Reply(Outcome::Ok)
 }
@@ -117,7 +118,6 @@ where
 fn client(session: &Rc<Session>, verb: LocalVerb, row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
     match verb {
         LocalVerb::ClientList => return clients::list(session, row, resp, args, out),
-        LocalVerb::ClientKill => return clients::kill(session, view, listener, row, args, out),
         LocalVerb::ClientPause => return clients::pause(session, row, args, out),
         LocalVerb::ClientUnpause => return clients::unpause(session, row),
         LocalVerb::ClientUnblock => return blocking::unblock(session, row, args, out),

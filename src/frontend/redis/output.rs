@@ -445,21 +445,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_does_not_break_into_one() {
-        let mut output = output(2);
-        output.interject(b"+first\r\n");
-        output.put(&context(), 0, b"$4\r\nab", Last::No, 0);
-        output.interject(b"+second\r\n");
-        output.let_in();
-        output.put(&context(), 0, b"cd\r\n", Last::Yes, 0);
-        output.let_in();
-        output.interject(b"+third\r\n");
-        output.put(&context(), 1, b"+two\r\n", Last::Yes, 0);
-        assert_eq!(output.bytes, b"+first\r\n$4\r\nabcd\r\n+second\r\n+third\r\n+two\r\n");
-        assert_eq!(output.bytes_held(), output.bytes.len());
-    }
-
-    #[test]
     fn a_late_reply_finds_no_slot() {
         let mut output = output(1);
         output.put(&context(), 0, b"-ERR timed out\r\n", Last::Yes, 0);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::acl_log::AclLog;
 use super::clients::{Ask, Paused};
@@ -22,7 +22,7 @@ use super::slowlog::{Added, SlowLog};
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::Census;
-use crate::coordinator::{Coordinator, Signs, Sources, Unblock};
+use crate::coordinator::{Coordinator, Signs, Sources};
 use crate::listener::Client;
 use crate::metrics::{ListenerCells, Metrics, WorkerCells};
 use crate::protocol::resp::RequestScan;
