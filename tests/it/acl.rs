@@ -414,7 +414,7 @@ fn what_was_refused_is_kept_and_counted() {
     assert_eq!(proxy.line("ACL LOG 2").items().len(), 2);
     let info = proxy.line("ACL LOG 1");
     let info = info.items()[0].items().last().expect("the client's line").text();
-    assert!(info.starts_with("id=") && info.ends_with("user=reader"), "{info}");
+    assert!(info.starts_with("id=") && info.contains(" user=reader "), "{info}");
     let denials = quoit.metric("quoit_acl_denials_total");
     let count = |reason: &str| -> String {
         let label = format!("reason=\"{reason}\"");
@@ -486,7 +486,7 @@ fn users_change_without_a_restart() {
     });
     let mut default = fleet.client();
     let lines = default.line("CLIENT LIST").text();
-    assert!(users.iter().all(|(name, _)| lines.contains(&format!(" user={name}\n"))), "{lines}");
+    assert!(users.iter().all(|(name, _)| lines.contains(&format!(" user={name} "))), "{lines}");
     check_error(&mut clients[1], "SET k v", "NOPERM");
     let next = [
         ("kept", "on >b >a ~* +get +set"),
