@@ -149,7 +149,12 @@ pub fn wrong_arity(out: &mut Vec<u8>, row: &Row) {
     error_bytes(out, &[b"ERR wrong number of arguments for '", row.name.as_bytes(), b"' command"]);
 }
 
-/// A script that may write, in a pool that keeps several copies.
+/// A digest of a script whose text nobody here has seen.
+pub fn no_script(out: &mut Vec<u8>) {
+    error(out, "NOSCRIPT No matching script. Please use EVAL.");
+}
+
+/// A function that may write, in a pool that keeps several copies.
 pub fn writing_program(out: &mut Vec<u8>, row: &Row) {
     error_line(
         out,

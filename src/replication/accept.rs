@@ -8,7 +8,7 @@ use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::repair::ALL;
 use super::round::{Round, Said};
 use super::shape;
-use super::wire::{Answer, Call, Fetched, Words, write_number, write_script};
+use super::wire::{Answer, Call, Fetched, Words, write_any_script, write_number, write_script};
 use crate::backend::Backend;
 use crate::protocol::resp::write_bulk;
 use crate::quorum::Adopt;
@@ -394,24 +394,18 @@ impl<B: Backend> Proposal<B> {
         let maybe = maybe_taken(&answer) && self.keys.iter().any(|key| key.written);
         match answer {
             Ok(Answer::Executed { reply, states }) => {
-                let reply = match &self.work {
-                    Work::Several(several) => shape::restore_each(&several.shapes, reply),
-                    _ => self.shape.restore(reply).into_owned(),
-                };
-                self.reply = Some(reply.clone());
                 let states: Vec<State> = states.iter().map(State::of).collect();
-                let written: SmallVec<[usize; 4]> =
-                    (0..keys).filter(|key| self.keys.get(*key).is_some_and(|key| key.written)).collect();
-                let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
-                let done = self.put_all(engine, &written, &states, &others, 1).await;
-                if done && ground.generation == self.group.generation.get() {
-                    if let Some(held) = held.as_ref() {
-                        held.set_owned(None);
-                    }
-                    return Some(End::Done(reply));
-                }
-                self.note_try(!written.is_empty(), ballot, self.bases(ground), 0);
-                None
+                self.hand_on(engine, ground, held, runner, ballot, reply, &states).await
+            }
+            Ok(Answer::Wants(key)) => {
+                let end = self.find(key)?;
+                self.seal(engine, ground).await?;
+                Some(end)
+            }
+            // A client's script that is none.
+            Ok(Answer::Failed(text)) if matches!(self.work, Work::Program(_)) && settled => {
+                self.seal(engine, ground).await?;
+                Some(End::Refused(self.compile_error(engine, runner, text).await))
             }
             Ok(Answer::Error(text)) if settled => {
                 self.seal(engine, ground).await?;
@@ -436,6 +430,41 @@ impl<B: Backend> Proposal<B> {
         }
     }
 
+    /// One replica has run the work: the others get what it wrote.
+    #[expect(clippy::too_many_arguments, reason = "the second half of the function above")]
+    async fn hand_on(
+        &mut self,
+        engine: &Engine<B>,
+        ground: &mut Ground,
+        held: &mut Option<Held>,
+        runner: usize,
+        ballot: Ballot,
+        reply: &[u8],
+        states: &[State],
+    ) -> Option<End> {
+        let reply = match &self.work {
+            Work::Several(several) => shape::restore_each(&several.shapes, reply),
+            _ => self.shape.restore(reply).into_owned(),
+        };
+        self.reply = Some(reply.clone());
+        if self.wrote_nothing(states.len()) {
+            self.seal(engine, ground).await?;
+            return Some(End::Done(reply));
+        }
+        let written: SmallVec<[usize; 4]> =
+            (0..self.keys.len()).filter(|key| self.keys.get(*key).is_some_and(|key| key.written)).collect();
+        let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
+        let done = self.put_all(engine, &written, states, &others, 1).await;
+        if done && ground.generation == self.group.generation.get() {
+            if let Some(held) = held.as_ref() {
+                held.set_owned(None);
+            }
+            return Some(End::Done(reply));
+        }
+        self.note_try(!written.is_empty(), ballot, self.bases(ground), 0);
+        None
+    }
+
     /// Before an answer that writes nothing: what an earlier try may have left on a replica that did not promise is not in the
     /// newest state, and would be as soon as somebody found it there. The newest state under a newer ballot ends that.
     pub(super) async fn seal(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<()> {
@@ -454,7 +483,8 @@ impl<B: Backend> Proposal<B> {
     /// what it becomes is chosen with what it was; of several, the value of one may go to another. None if a majority holds
     /// all only now.
     async fn settle_sources(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<()> {
-        let is_alone = self.keys.len() == 1;
+        // A script need not write what it may write.
+        let is_alone = self.keys.len() == 1 && !matches!(self.work, Work::Program(_));
         let is_open = |at: &usize| {
             let is_read = !is_alone || self.keys.get(*at).is_some_and(|key| !key.written);
             is_read && ground.holders(*at).count() < self.majority()
@@ -495,17 +525,18 @@ impl<B: Backend> Proposal<B> {
         Some(runner)
     }
 
-    async fn run_on(&self, engine: &Engine<B>, ground: &Ground, runner: usize, ballot: Ballot) -> Said {
+    pub(super) async fn run_on(&self, engine: &Engine<B>, ground: &Ground, runner: usize, ballot: Ballot) -> Said {
         let keys = &self.keys;
         let version = self.version;
-        let (script, words) = match &self.work {
-            Work::Opaque(words) => (Script::Exec, words),
-            Work::Several(several) => (Script::Multi, &several.words),
+        let (sha, body, words) = match &self.work {
+            Work::Opaque(words) => (Script::Exec.sha(), Script::Exec.body().as_bytes(), words),
+            Work::Several(several) => (Script::Multi.sha(), Script::Multi.body().as_bytes(), &several.words),
+            Work::Program(program) => (program.script.sha.as_str(), program.script.body.as_slice(), &program.words),
             Work::Update(_) | Work::Nothing => return Ok(Vec::new()),
         };
         let write = |part: usize, call, out: &mut Vec<u8>| {
             let Some(member) = self.members.get(part) else { return };
-            write_script(out, script, call, keys.len() * 2 + 1, 8 + keys.len() + words.count);
+            write_any_script(out, sha, body, call, keys.len() * 2 + 1, 8 + keys.len() + words.count);
             for key in keys {
                 write_bulk(out, &key.name);
             }
@@ -518,6 +549,7 @@ impl<B: Backend> Proposal<B> {
             write_bulk(out, &ballot.op_id().0.to_be_bytes());
             match &self.work {
                 Work::Several(several) => write_number(out, several.shapes.len() as u64),
+                Work::Program(program) => write_number(out, program.script.lines as u64),
                 _ => write_bulk(out, self.shape.resp()),
             }
             write_number(out, self.group.record_grace_ms);

@@ -20,6 +20,7 @@ mod fence;
 mod inspect;
 mod lane;
 mod members;
+mod program;
 mod proposal;
 mod read;
 mod repair;
@@ -41,7 +42,7 @@ use smallvec::SmallVec;
 
 use crate::backend::{Backend, Flow, Piece, ReplySink, Tag};
 use crate::clock::Moment;
-use crate::command::{Args, KeyIndexes, Row, reply};
+use crate::command::{Args, Handling, KeyIndexes, Program, Row, reply};
 use crate::metrics::ReplicationCells;
 use crate::protocol::resp::Version;
 use crate::quorum::{Adopt, Lag, Level, Quorums};
@@ -359,6 +360,7 @@ pub struct Engine<B: Backend> {
     writes: write::Pool<B>,
     asked: anyone::Pool<B>,
     bundles: bundle::Bundles<B>,
+    scripts: program::Scripts,
     repairs: repair::Queue<B>,
     ending: Cell<bool>,
     /// How long a round of a proposal takes.
@@ -388,6 +390,7 @@ impl<B: Backend> Engine<B> {
             writes: write::Pool::default(),
             asked: anyone::Pool::default(),
             bundles: bundle::Bundles::default(),
+            scripts: program::Scripts::default(),
             repairs: repair::Queue::default(),
             ending: Cell::new(false),
             round_trip: Cell::new(Duration::from_millis(1)),
@@ -470,6 +473,7 @@ impl<B: Backend> Engine<B> {
                 Taken::Answered
             }
             Form::Update => self.update(request, sink, tag),
+            Form::Opaque if request.row.handling == Handling::Run(Program::Text) => self.run_script(request, sink, tag),
             Form::Opaque => self.opaque(request, sink, tag),
             // The store refuses it in its own words and touches nothing.
             Form::Malformed | Form::FanOut | Form::Local | Form::Refused => self.pass_on(request, sink, tag, out),

@@ -41,15 +41,21 @@ const FENCE_BULK: &[u8] = b"$3\r\n\0qf\r\n";
 /// Appends the beginning of a script's call: `keys` keys and `args` arguments have to follow.
 #[inline]
 pub(super) fn write_script(out: &mut Vec<u8>, script: Script, call: Call, keys: usize, args: usize) {
+    write_any_script(out, script.sha(), script.body().as_bytes(), call, keys, args);
+}
+
+/// The same for any script.
+#[inline]
+pub(super) fn write_any_script(out: &mut Vec<u8>, sha: &str, body: &[u8], call: Call, keys: usize, args: usize) {
     write_header(out, b'*', 3 + keys + args);
     match call {
         Call::Digest => {
             out.extend_from_slice(b"$7\r\nEVALSHA\r\n");
-            write_bulk(out, script.sha().as_bytes());
+            write_bulk(out, sha.as_bytes());
         }
         Call::Text => {
             write_bulk(out, b"EVAL");
-            write_bulk(out, script.body().as_bytes());
+            write_bulk(out, body);
         }
     }
     write_number(out, keys as u64);
@@ -165,6 +171,8 @@ pub(super) enum Answer<'a> {
     AppliedNumber { existed: bool, digits: &'a [u8] },
     /// `exec`: it ran; the states of the written keys as they are now.
     Executed { reply: &'a [u8], states: SmallVec<[Fetched<'a>; 2]> },
+    /// A client's script uses this key and was not given it; nothing was changed.
+    Wants(&'a [u8]),
     /// `prepare`: the records as they were, and whether each key is there.
     Promised(SmallVec<[(&'a [u8], bool); 2]>),
     /// The store does not hold what the operation builds on.
@@ -324,6 +332,7 @@ impl<'a> Answer<'a> {
                 let promised = (0..count / 2).map(|_| Some((cursor.bulk()?, cursor.integer()? == 1)));
                 Self::Promised(promised.collect::<Option<_>>()?)
             }
+            b"K" => Self::Wants(cursor.bulk()?),
             b"B" => Self::Behind,
             b"R" => Self::Refused((0..count).map(|_| cursor.bulk()).collect::<Option<_>>()?),
             b"F" => Self::Fenced(cursor.bulk()?),

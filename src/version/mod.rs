@@ -28,4 +28,4 @@ pub use names::{
     key_of_record, write_record_key,
 };
 pub use record::{OPERATIONS_MAX, Operations, Record, RecordError};
-pub use script::{ANY_BASE, NO_BASE, Script};
+pub use script::{ANY_BASE, ClientScript, NO_BASE, Script};

@@ -44,13 +44,22 @@ struct Loaded {
 
 impl Loaded {
     fn new(files: &[&str]) -> Self {
-        let body = files.iter().map(|file| without_comments(file)).collect::<Vec<_>>().join("\n");
-        let mut sha = String::with_capacity(40);
-        for byte in Sha1::digest(&body) {
-            write!(sha, "{byte:02x}").expect("writing to a string does not fail");
-        }
+        let body = joined(files);
+        let sha = digest(body.as_bytes());
         Self { body, sha }
     }
+}
+
+fn joined(files: &[&str]) -> String {
+    files.iter().map(|file| without_comments(file)).collect::<Vec<_>>().join("\n")
+}
+
+fn digest(body: &[u8]) -> String {
+    let mut sha = String::with_capacity(40);
+    for byte in Sha1::digest(body) {
+        write!(sha, "{byte:02x}").expect("writing to a string does not fail");
+    }
+    sha
 }
 
 /// What a store has to keep of a script: it remembers the text, comments and indentation too.
@@ -89,15 +98,84 @@ impl Script {
             Self::Apply => loaded!("scripts/apply.lua"),
             Self::State => loaded!("scripts/state.lua"),
             Self::Fetch => loaded!("scripts/fetch.lua"),
-            Self::Exec => loaded!("scripts/exec/check.lua", "scripts/exec/one.lua", "scripts/exec/states.lua"),
-            Self::Multi => loaded!("scripts/exec/check.lua", "scripts/exec/several.lua", "scripts/exec/states.lua"),
+            Self::Exec => loaded!(
+                "scripts/exec/check.lua",
+                "scripts/exec/one.lua",
+                "scripts/exec/states.lua",
+                "scripts/exec/reply.lua"
+            ),
+            Self::Multi => loaded!(
+                "scripts/exec/check.lua",
+                "scripts/exec/several.lua",
+                "scripts/exec/states.lua",
+                "scripts/exec/reply.lua"
+            ),
         }
+    }
+}
+
+/// A script of a client, made so that it can run where keys have records: it is a function in a script that checks what it
+/// builds on, watches which keys it uses, and gives the states of what it wrote (`scripts/exec/client.lua`).
+#[derive(Debug)]
+pub struct ClientScript {
+    /// The text for EVAL.
+    pub body: Vec<u8>,
+    /// Its name for EVALSHA.
+    pub sha: String,
+    /// The client's own text.
+    pub text: Vec<u8>,
+    /// The name of that.
+    pub name: String,
+    /// How many lines that has.
+    pub lines: usize,
+}
+
+impl ClientScript {
+    /// Of the client's text; `places` says where the keys of verbs stand, and begins with a line end.
+    pub fn new(text: &[u8], places: &str) -> Self {
+        static AFTER: LazyLock<String> = LazyLock::new(|| {
+            joined(&[
+                include_str!("scripts/exec/check.lua"),
+                include_str!("scripts/exec/client.lua"),
+                include_str!("scripts/exec/states.lua"),
+                include_str!("scripts/exec/client_reply.lua"),
+            ])
+        });
+        // On the line on which the text begins, so that its lines keep their numbers.
+        const BEFORE: &[u8] = b"local q_store,q_own,q_args=redis,KEYS,ARGV local q_keys,q_argv,q_redis={},{},{} \
+            local KEYS,ARGV,redis,server=q_keys,q_argv,q_redis,q_redis local function q_run(...) ";
+        const BETWEEN: &[u8] = b"\nend\nlocal redis,KEYS,ARGV=q_store,q_own,q_args\nlocal q_places=[==[\n";
+        // What Redis 7 reads before Lua does has to stay in front.
+        let shebang = if text.starts_with(b"#!") {
+            text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| at + 1)
+        } else {
+            0
+        };
+        let (head, rest) = text.split_at(shebang);
+        let body = [head, BEFORE, rest, BETWEEN, places.as_bytes(), b"]==]\n", AFTER.as_bytes()].concat();
+        let lines = 1 + memchr::memchr_iter(b'\n', text).count();
+        Self { sha: digest(&body), body, text: text.to_vec(), name: digest(text), lines }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_a_client_keeps_its_lines() {
+        for (text, first) in
+            [("return 1\nreturn 2", "local "), ("#!lua flags=no-writes\nreturn 1", "#!lua flags=no-writes\n")]
+        {
+            let script = ClientScript::new(text.as_bytes(), "\nget rR1,0,1\n");
+            let body = String::from_utf8(script.body).unwrap();
+            assert!(body.starts_with(first));
+            assert_eq!(script.lines, 2);
+            let last = body.lines().nth(1).unwrap();
+            assert!(last.ends_with(text.lines().nth(1).unwrap()), "{last}");
+            assert!(!body.contains("--"));
+        }
+    }
 
     #[test]
     fn comments_and_indentation_stay_here() {

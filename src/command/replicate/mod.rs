@@ -15,11 +15,15 @@
 //! It deliberately does not decide whether a `XADD *` could be an update with an id of ours: the stream may hold ids
 //! that are ahead of our clock, and Redis 6.2 has no half-given ids. One store picks the id.
 
+mod script_keys;
+
 use super::absolute::{Clock, integer};
 use super::keys::{KeyError, KeyIndexes, each_key, sort_destination};
 use super::reply::Resp;
 use super::{Args, Begin, Replication, Row};
 use smallvec::SmallVec;
+
+pub use script_keys::script_keys;
 
 /// What a request needs of the replicas of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,15 +26,16 @@ use smallvec::SmallVec;
 
 pub use sources::Sources;
 
+use super::replicated::Own;
 use super::{Coordinator, Part, Request, Target, Verdict, rewritten_key};
 use crate::backend::redis::Node;
 use crate::backend::{ReplySink, Tag};
 use crate::clock::Moment;
-use crate::command::{self, Handling, KeyError, KeyIndexes, Program, Replication, reply};
+use crate::command::{self, Args, Handling, KeyError, KeyIndexes, Program, Replication, reply};
 use crate::config::Listener;
 use crate::metrics::Outcome;
 use crate::protocol::resp::write_request;
-use crate::replication::Taken;
+use crate::replication::{self, Taken};
 use crate::topology::View;
 
 use call::Call;
@@ -152,8 +153,7 @@ impl Coordinator {
             return Verdict::Answered(Outcome::Refused);
         };
         if replicated && request.row.replication != Replication::Read {
-            reply::writing_program(out, request.row);
-            return Verdict::Answered(Outcome::Refused);
+            return self.run_replicated(&target, program, request, key.is_none(), sink, slot, out);
         }
         let word = request.args.get(1).unwrap_or_default();
         if program == Program::Text {
@@ -197,6 +197,79 @@ impl Coordinator {
             None => key.into(),
         };
         Some((group.replicas_of(&name)?.iter().map(|member| Rc::clone(&member.node)).collect(), true))
+    }
+
+    /// Runs what may write keys with several replicas. The engine takes scripts by their text, whatever the stores have.
+    #[expect(clippy::too_many_arguments, reason = "a request, who made it and who hears of it")]
+    fn run_replicated(
+        &self,
+        target: &Target<'_>,
+        program: Program,
+        request: &Request<'_>,
+        is_keyless: bool,
+        sink: &Rc<dyn ReplySink>,
+        slot: u32,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let word = request.args.get(1).unwrap_or_default();
+        let text = match program {
+            Program::Text => {
+                self.programs.see(word);
+                return self.send_replicated(target, request, is_keyless, sink, slot, out);
+            }
+            Program::Digest => Digest::parse(word).and_then(|digest| self.programs.sources.find(digest)),
+            Program::Function => {
+                reply::writing_program(out, request.row);
+                return Verdict::Answered(Outcome::Refused);
+            }
+        };
+        let (Some(text), Some(row)) = (text, command::lookup(b"eval")) else {
+            reply::no_script(out);
+            return Verdict::Answered(Outcome::Refused);
+        };
+        let mut own = Own::default();
+        own.begin(request.args.len());
+        own.push(b"EVAL");
+        own.push(&text);
+        for word in request.args.iter().skip(2) {
+            own.push(word);
+        }
+        let request = Request { frame: &own.frame, args: Args::new(&own.frame, &own.bounds), row, ..*request };
+        self.send_replicated(target, &request, is_keyless, sink, slot, out)
+    }
+
+    fn send_replicated(
+        &self,
+        target: &Target<'_>,
+        request: &Request<'_>,
+        is_keyless: bool,
+        sink: &Rc<dyn ReplySink>,
+        slot: u32,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        if !is_keyless {
+            return self.send_program(target, request, false, sink, slot, out);
+        }
+        let pool = target.listener.pool;
+        let (Some(group), Some(settings)) = (self.groups.get(pool), target.view.topology.config.pools.get(pool)) else {
+            reply::no_pool(out);
+            return Verdict::Answered(Outcome::Refused);
+        };
+        let request = replication::Request {
+            group: &group,
+            // So that every proxy chooses the same.
+            members: group.replicas_of(b"").unwrap_or_default(),
+            frame: request.frame,
+            args: request.args,
+            keys: &KeyIndexes::new(),
+            row: request.row,
+            version: request.version,
+            level: request.level.unwrap_or(settings.level),
+        };
+        match self.engine.serve(&request, sink, Tag { slot, part: 0 }, out) {
+            Taken::Sent => Verdict::Sent,
+            Taken::Answered => Verdict::Answered(Outcome::Unavailable),
+        }
     }
 
     fn send_program(

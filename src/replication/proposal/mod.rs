@@ -24,6 +24,7 @@ use self::search::Search;
 pub(super) use self::search::{Late, Try};
 use super::accept::Accepted;
 use super::lane::{Held, Owned};
+use super::program::Program;
 use super::repair::{ALL, UNKNOWN};
 use super::round::{Round, Said, may_have_arrived, sleep};
 use super::shape::Shape;
@@ -70,6 +71,8 @@ pub(super) enum Work {
     Opaque(Words),
     /// The same with the commands of a transaction.
     Several(Box<Several>),
+    /// The same with a client's script.
+    Program(Box<Program>),
 }
 
 /// The commands of a transaction.
@@ -90,6 +93,8 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) version: Version,
     pub(super) needed: usize,
     pub(super) deadline: Moment,
+    /// The next try need not wait: nothing was in the way of the last.
+    pub(super) goes_on: bool,
     /// How long it leaves the key to others before it begins: who is in its way is in the middle of something.
     pub(super) rest: Duration,
     pub(super) tries: SmallVec<[Try; 1]>,
@@ -129,6 +134,7 @@ pub(super) struct Promise {
 }
 
 /// A term, and the newest state in which each key was found.
+#[derive(Default)]
 pub(super) struct Ground {
     pub(super) term: Ballot,
     pub(super) generation: u64,
@@ -192,6 +198,7 @@ impl<B: Backend> Proposal<B> {
             version: Version::Resp2,
             needed: usize::from(group.quorums().write),
             deadline: engine.deadline(group),
+            goes_on: false,
             rest: Duration::ZERO,
             tries: SmallVec::new(),
             shown: RefCell::default(),
@@ -282,7 +289,7 @@ impl<B: Backend> Proposal<B> {
     async fn try_anywhere(&mut self, engine: &Engine<B>) -> Option<End> {
         let words = match &self.work {
             Work::Update(words) => words.clone(),
-            Work::Nothing | Work::Opaque(_) | Work::Several(_) => return None,
+            Work::Nothing | Work::Opaque(_) | Work::Several(_) | Work::Program(_) => return None,
         };
         for at in 0..self.members.len() {
             let Some(member) = self.members.get(at) else { continue };
@@ -324,7 +331,7 @@ impl<B: Backend> Proposal<B> {
         }
         let mut first = true;
         loop {
-            if !first {
+            if !first && !std::mem::take(&mut self.goes_on) {
                 if engine.is_late(self.deadline) {
                     return if self.tries.is_empty() { End::NotApplied } else { End::Unknown };
                 }
@@ -380,7 +387,7 @@ impl<B: Backend> Proposal<B> {
             }
         }
         match &self.work {
-            Work::Opaque(_) | Work::Several(_) => self.run_opaque(engine, &mut ground, held).await,
+            Work::Opaque(_) | Work::Several(_) | Work::Program(_) => self.run_opaque(engine, &mut ground, held).await,
             Work::Update(_) | Work::Nothing => self.run_update(engine, &mut ground, held).await,
         }
     }
@@ -597,7 +604,7 @@ impl<B: Backend> Proposal<B> {
     async fn run_update(&mut self, engine: &Engine<B>, ground: &mut Ground, held: &mut Option<Held>) -> Option<End> {
         let words = match &self.work {
             Work::Update(words) => Some(words.clone()),
-            Work::Nothing | Work::Opaque(_) | Work::Several(_) => None,
+            Work::Nothing | Work::Opaque(_) | Work::Several(_) | Work::Program(_) => None,
         };
         if let Some(end) = self.run_update_once(engine, ground, held, words.as_ref()).await? {
             return Some(end);

@@ -320,7 +320,7 @@ impl<B: Backend> Engine<B> {
             let Some(key) = proposal.keys.first() else { return };
             let words = match &proposal.work {
                 Work::Update(words) | Work::Opaque(words) => words.clone(),
-                Work::Nothing | Work::Several(_) => Words::default(),
+                Work::Nothing | Work::Several(_) | Work::Program(_) => Words::default(),
             };
             inner.bytes.clear();
             inner.bytes.extend_from_slice(&key.name);

@@ -1,4 +1,4 @@
--- The last part of `exec` and `multi`: the records of what was written, and its state for the other replicas.
+-- The last part of `exec`, `multi` and clients' scripts: the records of what was written, and its state for the other replicas.
 local reply = {'X', result}
 for n = 1, k do
   if byte(written, n) == 49 then
@@ -59,4 +59,3 @@ for n = 1, k do
     reply[last + 1], reply[last + 2], reply[last + 3] = new, payload, expiry
   end
 end
-return reply

@@ -1,0 +1,2 @@
+-- The end of `exec` and `multi`.
+return reply
