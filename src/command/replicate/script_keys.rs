@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use super::writes;
-use crate::command::{Begin, Find, Row, all};
+use crate::command::{Begin, Find, Flag, Row, all};
 
 /// Verbs without keys that say nothing of one store.
 const WITHOUT_KEYS: [&str; 5] = ["echo", "ping", "publish", "spublish", "time"];
@@ -54,6 +54,9 @@ fn push(row: &Row, out: &mut String) {
     }
     if !rules.is_empty() {
         out.extend(["\n", row.name, &rules]);
+    } else if row.flags.contains(Flag::Noscript) {
+        // The stores refuse it there.
+        out.extend(["\n", row.name, "!"]);
     }
 }
 
@@ -84,6 +87,7 @@ mod tests {
         check("migrate", None);
         check("flushall", None);
         check("scan", None);
+        assert!(script_keys().contains("\nsubscribe!"));
     }
 
     #[test]

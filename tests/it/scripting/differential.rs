@@ -138,13 +138,13 @@ fn request(line: &str) -> Vec<Vec<u8>> {
 
 /// Whether an error is like any other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Errors {
+pub(super) enum Errors {
     Alike,
     ByTheByte,
 }
 
 /// One after the other, and then all in one pipeline.
-fn compare(subject: &mut Client, reference: &mut Client, errors: Errors, left_out: impl Fn(&str) -> bool) {
+pub(super) fn compare(subject: &mut Client, reference: &mut Client, errors: Errors, left_out: impl Fn(&str) -> bool) {
     let lines: Vec<&str> = REQUESTS.iter().copied().filter(|line| !left_out(line)).collect();
     let agree = |line: &str, got: &crate::support::Reply, want: &crate::support::Reply| {
         let alike = errors == Errors::Alike && got.value.is_error() && want.value.is_error();

@@ -7,6 +7,7 @@ mod healing;
 mod replicated;
 mod sharded;
 mod transactions;
+mod writing;
 
 use crate::support::{Client, Value};
 
