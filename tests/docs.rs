@@ -517,8 +517,8 @@ fn commands_page() -> String {
     format!(
         "# Commands\n\n\
          What quoit does with each verb of Redis 6.2 to 8 and Valkey 9. This page is written from the command table by\n\
-         `QUOIT_UPDATE=1 cargo test --test docs`. A verb that is not here is unknown: `-ERR unknown command …`, as from\n\
-         the servers. A store answers in its own words if it is older than the verb.\n\n\
+         `QUOIT_UPDATE=1 cargo test --test docs`. A verb that is neither here nor in a `[[command]]` table of the file is\n\
+         unknown: `-ERR unknown command …`, as from the servers. A store answers in its own words if it is older than the verb.\n\n\
          ## One key: forwarded\n\n\
          The request goes to the node of its key as it came, and the reply comes back as it is.\n\n{}\n\
          ## Several keys on one node: forwarded\n\n\

@@ -3,7 +3,9 @@
 use smallvec::SmallVec;
 
 use super::Denial;
-use crate::command::{Args, Flag, IDS, KeyIndexes, KeySpec, Row, all, each_key, glob_exact, lookup_full_name};
+use crate::command::{
+    Args, Flag, IDS_WITH_CONFIGURED, KeyIndexes, KeySpec, Row, all, each_key, generic, glob_exact, lookup_full_name,
+};
 
 /// The categories of commands, in the order in which Redis lists them. A test holds them against the table.
 pub const CATEGORIES: [&str; 21] = [
@@ -31,16 +33,16 @@ pub const CATEGORIES: [&str; 21] = [
 ];
 
 const WORD_BITS: usize = 64;
-const WORDS: usize = IDS.div_ceil(WORD_BITS);
+const WORDS: usize = IDS_WITH_CONFIGURED.div_ceil(WORD_BITS);
 
 /// Whether the verb is in the category, named in any case.
 pub fn is_in_category(row: &Row, category: &str) -> bool {
     row.about.categories.iter().any(|own| own.eq_ignore_ascii_case(category))
 }
 
-/// Every row of the table, subcommands behind their container.
+/// Every row of the table, subcommands behind their container, and those that stand for the verbs of the file.
 pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
-    all().iter().flat_map(|row| std::iter::once(row).chain(row.subcommands))
+    all().iter().flat_map(|row| std::iter::once(row).chain(row.subcommands)).chain(generic())
 }
 
 /// A bit for each row.

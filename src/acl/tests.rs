@@ -248,7 +248,7 @@ fn the_categories_are_those_of_the_table() {
 fn every_row_has_its_own_number() {
     let mut ids: Vec<usize> = rows().map(|row| usize::from(row.id)).collect();
     ids.sort_unstable();
-    assert_eq!(ids, (0..crate::command::IDS).collect::<Vec<_>>());
+    assert_eq!(ids, (0..crate::command::IDS_WITH_CONFIGURED).collect::<Vec<_>>());
     let variants = || rows().flat_map(|row| row.variants.iter().map(move |variant| (row.id, variant.row.id)));
     assert!(variants().all(|(row, variant)| row == variant));
 }

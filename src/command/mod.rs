@@ -21,6 +21,7 @@
 mod absolute;
 mod args;
 pub mod blocking;
+mod configured;
 mod glob;
 pub mod introspect;
 mod keys;
@@ -34,6 +35,7 @@ mod variant;
 
 pub use absolute::{Words, absolute};
 pub use args::Args;
+pub use configured::{Configured, IDS_WITH_CONFIGURED, Verb, generic};
 pub use glob::{glob, glob_exact};
 pub use keys::{Begin, Find, KeyError, KeyIndexes, KeySpec, KeySpecs, each_key, keys};
 pub use lookup::{Unsupported, all, lookup, lookup_full_name, resolve};

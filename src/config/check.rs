@@ -15,12 +15,13 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use super::faults::{Fault, Faults, nearest};
-use super::file::{AdminTable, At, File, ListenerTable, PoolTable, ProxyTable, RouteTable};
+use super::file::{AdminTable, At, CommandTable, File, ListenerTable, PoolTable, ProxyTable, RouteTable};
 use super::secret::{Secret, Secrets, Source};
 use super::{
     Admin, Announce, Bind, Config, Listener, Proxy, Rewrite, Route, address, content_hash, schema, shape, users,
 };
 use crate::acl::Users;
+use crate::command::{Configured, Verb};
 
 /// Checks a whole file.
 pub(super) fn check(name: &str, text: &str, secrets: &Secrets) -> Result<Config, Faults> {
@@ -61,6 +62,7 @@ impl Check<'_> {
         let admin = self.admin(&file.admin);
         let names = self.pool_names(&file.pool);
         let users = self.users(file);
+        let commands = self.commands(&file.command);
         let listeners = self.listeners(file, &names, admin.as_ref(), &users);
         let pools: Vec<_> = file.pool.iter().map(|table| self.pool(table)).collect();
         self.shared_stores(&file.pool);
@@ -70,6 +72,7 @@ impl Check<'_> {
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             pools: pools.into_iter().collect::<Option<_>>()?,
             users: Arc::new(users),
+            commands,
             content_hash: content_hash(text.as_bytes()),
             effective: serde_json::to_value(file).ok()?,
         })
@@ -102,6 +105,41 @@ impl Check<'_> {
             );
         }
         Some(Admin { bind: Some(bind), token, host_names })
+    }
+
+    /// The verbs that the file adds.
+    fn commands(&mut self, tables: &[CommandTable]) -> Configured {
+        let mut commands = Configured::default();
+        for table in tables {
+            let Some(name) = &table.name else { continue };
+            if name.value.len() > 64 || name.value.is_empty() || !name.value.bytes().all(|byte| byte.is_ascii_graphic())
+            {
+                self.push(Fault::new(&name.span, "this is no name of a command").help("such as `JSON.GET`"));
+                continue;
+            }
+            let from_first = match table.last_key {
+                None => 0,
+                Some(last) if last < 0 => last,
+                Some(last) => last - i32::try_from(table.first_key).unwrap_or(i32::MAX),
+            };
+            if table.last_key.is_some_and(|last| last >= 0) && from_first < 0 {
+                let fault = Fault::new(&name.span, format!("the last key of `{}` is before its first", name.value));
+                self.push(fault.help("leave `last_key` out for one key; -1 is the last argument"));
+                continue;
+            }
+            let verb = Verb {
+                name: name.value.to_ascii_lowercase(),
+                first_key: table.first_key,
+                last_key: from_first,
+                key_step: table.key_step,
+                writes: table.writes,
+            };
+            if !commands.add(&verb) {
+                let fault = Fault::new(&name.span, format!("`{}` is there already", name.value));
+                self.push(fault.help("quoit knows the commands of Redis and Valkey; add only others, each once"));
+            }
+        }
+        commands
     }
 
     fn pool_names<'f>(&mut self, pools: &'f [PoolTable]) -> Names<'f> {

@@ -73,6 +73,39 @@ pub(super) struct File {
     pub(super) pool: Vec<PoolTable>,
     /// One user that clients may sign in as.
     pub(super) user: Vec<UserTable>,
+    /// One command that quoit does not know by itself.
+    pub(super) command: Vec<CommandTable>,
+}
+
+/// A command of a module, or one that the stores have under another name: where its keys stand, so that it can be sent to
+/// their nodes. Redis's own commands need none of these. All keys of a request have to be on one node. Rights: by the
+/// categories `@read`, `@write` and `@all`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct CommandTable {
+    /// Its name, in any case, such as `JSON.GET`.
+    #[schemars(extend("required" = true), length(min = 1, max = 64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<At<String>>,
+    /// The place of its first key among the words of a request; the command itself is 0.
+    #[schemars(range(min = 1, max = 255))]
+    pub(super) first_key: u32,
+    /// The place of its last key. Negative places count from the end: -1 is the last word. Default: one key.
+    #[schemars(range(min = -255, max = 255))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_key: Option<i32>,
+    /// How far two keys are apart: 2 where a value follows each.
+    #[schemars(range(min = 1, max = 255))]
+    pub(super) key_step: u32,
+    /// Whether it may change a key. One that is wrongly said not to is sent to single replicas where keys have several
+    /// copies, and changes only those.
+    pub(super) writes: bool,
+}
+
+impl Default for CommandTable {
+    fn default() -> Self {
+        Self { name: None, first_key: 1, last_key: None, key_step: 1, writes: true }
+    }
 }
 
 /// One user that clients may sign in as, on every listener. Without any there is `default`, who may do everything. See

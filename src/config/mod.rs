@@ -21,6 +21,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::acl;
+use crate::command::Configured;
 use crate::quorum::{Adopt, Level, Quorums};
 use crate::ring;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// Who may sign in. `default` is here only if the file names it; [`Listener::default_user`] is the one that holds.
     pub users: Arc<acl::Users>,
+    /// Verbs beside those that quoit knows.
+    pub commands: Configured,
     /// The hash of the file's text, to tell edits and differing instances; see [`content_hash`].
     pub content_hash: u64,
     /// The file with every default filled in, to show to people. It names secrets but holds none.

@@ -15,6 +15,8 @@ mod clients;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod configured;
+#[cfg(test)]
 mod control;
 #[cfg(test)]
 mod differential;

@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::acl::{CATEGORIES, Denial, Selector, User, is_in_category};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
-use crate::command::{Args, Row, Unsupported, all, resolve};
+use crate::command::{Args, Row, Unsupported, all};
 use crate::config::Listener;
 use crate::metrics::Outcome;
 use crate::topology::View;
@@ -108,7 +108,7 @@ fn dry_run(view: &View, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>)
         return false;
     };
     let request = args.skip(3);
-    let row = match resolve(&request) {
+    let row = match view.topology.config.commands.resolve(&request) {
         Ok(row) => row,
         // An odd MSET is no request, but rights to it can be told.
         Err(Unsupported::WrongArity(row)) if row.takes(request.len()) => row,

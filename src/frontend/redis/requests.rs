@@ -10,7 +10,7 @@ use super::pubsub;
 use super::session::{HELD_BYTES, Inner, Replies, Session};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::{
-    self, Args, Flag, Handling, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass, reply,
+    Args, Flag, Handling, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass, reply,
 };
 use crate::config::Listener;
 use crate::coordinator::{self, Client, Request, Verdict};
@@ -39,7 +39,7 @@ impl Session {
         bounds: &[(u32, u32)],
     ) -> Handled {
         let args = Args::new(frame, bounds);
-        let row = match command::resolve(&args) {
+        let row = match view.topology.config.commands.resolve(&args) {
             Ok(row) => row,
             Err(unsupported) => {
                 self.refuse(&unsupported, &args);

@@ -18,7 +18,7 @@ use super::requests::{Handled, class_of};
 use super::session::Session;
 use crate::backend::redis::Exclusive;
 use crate::backend::{Failure, Flow, Piece, ReplySink, Stores, Tag};
-use crate::command::{self, Args, Flag, Handling, LocalVerb, PubSubVerb, Row, TransactionVerb, reply};
+use crate::command::{Args, Flag, Handling, LocalVerb, PubSubVerb, Row, TransactionVerb, reply};
 use crate::config::Listener;
 use crate::coordinator::{self, Coordinator, Part, Request, Verdict, Way};
 use crate::metrics::Outcome;
@@ -324,7 +324,7 @@ impl Session {
         bounds: &'f [(u32, u32)],
     ) -> Option<Part<'f>> {
         let args = Args::new(frame, bounds);
-        let row = command::resolve(&args).ok()?;
+        let row = view.topology.config.commands.resolve(&args).ok()?;
         match row.handling {
             Handling::Local(verb) => {
                 let mut own = Vec::new();
