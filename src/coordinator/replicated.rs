@@ -272,12 +272,13 @@ impl Coordinator {
                 reply::no_pool(out);
                 return Verdict::Answered(Outcome::Refused);
             };
-            match &members {
+            match &mut members {
                 None => members = Some(own),
-                Some(first) if first.are(&own) => {}
-                Some(_) => {
-                    reply::crossslot(out);
-                    return Verdict::Answered(Outcome::Refused);
+                Some(all) => {
+                    if !group.join(all, &own) {
+                        reply::crossslot(out);
+                        return Verdict::Answered(Outcome::Refused);
+                    }
                 }
             }
         }

@@ -43,7 +43,7 @@ pub enum Way<'v> {
 }
 
 impl Coordinator {
-    /// The node of all keys of a request; none if it has no keys.
+    /// The node of all keys of a request, or the pool where they have several copies; none if it has no keys.
     ///
     /// # Errors
     /// When they are on several nodes, or on none; the answer was appended to `out`.
@@ -69,6 +69,7 @@ impl Coordinator {
                 reply::no_pool(out);
                 return Err(Outcome::Refused);
             };
+            let place = view.stand_in(place);
             if found.is_some_and(|other| other != place) {
                 reply::crossslot(out);
                 return Err(Outcome::Refused);
@@ -120,7 +121,7 @@ impl Coordinator {
             }
             let first = anchor.get_or_insert_with(|| key.to_vec());
             let same = match (group.replicas_of(first), group.replicas_of(&key)) {
-                (Some(one), Some(other)) => one.are(&other),
+                (Some(mut one), Some(other)) => group.join(&mut one, &other),
                 _ => false,
             };
             if !same {

@@ -1,5 +1,7 @@
 //! The second half of a proposal: the work goes to the replicas that hold its base, the state to the others.
 
+use std::rc::Rc;
+
 use smallvec::SmallVec;
 
 use super::Engine;
@@ -330,7 +332,12 @@ impl<B: Backend> Proposal<B> {
                 states.push((source, state));
             }
         }
-        states.sort_by_key(|(source, _)| *source);
+        let order = self.keys.get(key).and_then(|key| self.group.replicas_of(&key.name)).unwrap_or_default();
+        let place_of = |source: usize| {
+            let member = self.members.get(source)?;
+            order.iter().position(|other| Rc::ptr_eq(member, other))
+        };
+        states.sort_by_key(|(source, _)| place_of(*source));
         // The most frequent one; of several the first in ring order.
         let frequency = |state: &State| match self.group.settings.adopt {
             Adopt::Majority => states.iter().filter(|(_, other)| other.payload == state.payload).count(),

@@ -7,10 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::Member;
+use super::{Group, Member};
 use crate::backend::Backend;
 
-/// The replicas of a key, in ring order.
+/// The replicas of a key, in ring order, or of several keys.
 pub struct Members<B: Backend>(Option<Rc<[Rc<Member<B>>]>>);
 
 impl<B: Backend> Members<B> {
@@ -20,6 +20,33 @@ impl<B: Backend> Members<B> {
         let is_same_list = matches!((&self.0, &others.0), (Some(one), Some(other)) if Rc::ptr_eq(one, other));
         is_same_list
             || self.len() == others.len() && self.iter().zip(others.iter()).all(|(one, other)| Rc::ptr_eq(one, other))
+    }
+
+    /// Whether both are the same members, in whatever order: all that a quorum asks of them.
+    fn are_in_some_order(&self, others: &Self) -> bool {
+        self.len() == others.len() && self.iter().all(|one| others.iter().any(|other| Rc::ptr_eq(one, other)))
+    }
+}
+
+impl<B: Backend> Group<B> {
+    /// Takes the replicas of another key to those of the keys before it; false if they are not the same stores. Which of
+    /// them the ring names first may differ: then all keys together have them in the order of the pool, whichever key
+    /// stands first in a request, so that writers that meet ask them in one order.
+    pub fn join(&self, replicas: &mut Members<B>, others: &Members<B>) -> bool {
+        if replicas.are(others) {
+            return true;
+        }
+        if !replicas.are_in_some_order(others) {
+            return false;
+        }
+        *replicas = self.in_own_order(others);
+        true
+    }
+
+    /// The same replicas in the order of the pool.
+    pub(super) fn in_own_order(&self, replicas: &Members<B>) -> Members<B> {
+        let holds = |member: &&Rc<Member<B>>| replicas.iter().any(|other| Rc::ptr_eq(member, other));
+        self.members.iter().filter(holds).map(Rc::clone).collect()
     }
 }
 

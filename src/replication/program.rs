@@ -94,6 +94,8 @@ impl<B: Backend> Engine<B> {
                 Work::Program(Box::new(Program { script, words, found: 0 })),
             )
         };
+        // What is known of tries goes by the places of replicas: those stay, whatever key is found.
+        proposal.members = proposal.group.in_own_order(&proposal.members);
         let engine = Rc::clone(self);
         // Now and not when the task runs: what comes next must not overtake it.
         let waiting = self.lanes.wait(&lanes, self.next_serial(), Wish::Exclusive, Some(sink.origin()));
@@ -181,8 +183,8 @@ impl<B: Backend> Proposal<B> {
         }
         let Some(members) = self.group.replicas_of(name) else { return Some(End::NotApplied) };
         if self.keys.is_empty() {
-            self.members = members;
-        } else if !self.members.are(&members) {
+            self.members = self.group.in_own_order(&members);
+        } else if !self.group.clone().join(&mut self.members, &members) {
             let shown = String::from_utf8_lossy(name.get(..64).unwrap_or(name)).into_owned();
             let text = format!("CROSSSLOT The script uses a key that is on other nodes than those in KEYS: '{shown}'");
             return Some(End::Refused(text.into_bytes()));

@@ -137,10 +137,10 @@ impl<B: Backend> Engine<B> {
     pub(super) fn missed(&self, group: &Rc<Group<B>>, key: &[u8], members: &Members<B>, lacking: u8) {
         // A reload may have made another group of the pool meanwhile, with the same ring; or the pool is gone.
         let Some(newest) = group.newest() else { return };
+        let places = group.places_of(members, lacking).into_iter();
         let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(key) };
         let (group, Some(members)) = (&newest, own) else { return };
         let id = lane_of(group.seed, key);
-        let places = group.places_of(&members, lacking).into_iter();
         if !self.repairs.known.borrow_mut().insert(id) {
             group.lag.misses(places);
             return;

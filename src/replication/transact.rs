@@ -86,13 +86,18 @@ impl<B: Backend> Engine<B> {
             }
             shapes.push(shape);
         }
+        let mut members = transaction.members.clone();
+        for others in keys.iter().filter_map(|key| transaction.group.replicas_of(&key.name)) {
+            let is_same = transaction.group.join(&mut members, &others);
+            debug_assert!(is_same, "whoever queued them saw to it");
+        }
         let lanes: SmallVec<[LaneId; 2]> = keys.iter().map(|key| lane_of(transaction.group.seed, &key.name)).collect();
         let work = Work::Several(Box::new(Several { words, shapes, watched }));
         let proposal = Proposal {
             version: transaction.version,
             needed: acks_of(transaction.level, transaction.group),
             asker: Some(Asker { sink: Rc::clone(sink), tag }),
-            ..Proposal::new(self, transaction.group, &transaction.members, keys, work)
+            ..Proposal::new(self, transaction.group, &members, keys, work)
         };
         let engine = Rc::clone(self);
         // Now and not when the task runs: what comes next must not overtake it.

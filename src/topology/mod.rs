@@ -222,6 +222,13 @@ impl View {
         Some((Place { pool: u16::try_from(pool).ok()?, node: member.0 }, node))
     }
 
+    /// One place for all keys of a pool with several copies, where the first replica is no more than the others: which
+    /// keys can be together there is for their replicas to say. Any other place is what it is.
+    pub fn stand_in(&self, place: Place) -> Place {
+        let pool = self.topology.config.pools.get(usize::from(place.pool));
+        if pool.is_some_and(|pool| pool.replicas > 1) { Place { node: 0, ..place } } else { place }
+    }
+
     /// The handles of a pool's nodes, in the order of its ring's members.
     pub fn nodes_in(&self, pool: usize) -> &[Rc<Node>] {
         self.pools.get(pool).map(Vec::as_slice).unwrap_or_default()

@@ -66,15 +66,22 @@ fn say(clients: &mut [Client; 2], talk: &str) -> Vec<String> {
 }
 
 fn check_talks(what: &str, client: impl Fn() -> Client) {
+    check_talks_about("{t}", what, client);
+}
+
+/// The same with another tag, or without one.
+fn check_talks_about(tag: &str, what: &str, client: impl Fn() -> Client) {
     let Some(reference) = RedisServer::start() else { return };
     for hello in ["HELLO 2", "HELLO 3"] {
         for talk in TALKS {
+            let talk = &talk.replace("{t}", tag);
             let mut here = [client(), client()];
             let mut there = [reference.client(), reference.client()];
             for client in here.iter_mut().chain(&mut there) {
                 client.line(hello);
             }
-            let wipe = encode(&["DEL", "{t}a", "{t}b", "{t}c", "{t}l", "{t}z", "{t}h", "{t}s", "{t}x"]);
+            let keys = ["a", "b", "c", "l", "z", "h", "s", "x"].map(|key| format!("{tag}{key}"));
+            let wipe = encode(&[&["DEL".to_owned()], keys.as_slice()].concat());
             here[0].pipeline(&wipe, 1);
             there[0].pipeline(&wipe, 1);
             assert_eq!(say(&mut here, talk), say(&mut there, talk), "{what}, {hello}: {talk}");
@@ -96,6 +103,49 @@ fn replies_with_three_copies_are_those_of_one_server() {
         let Some(cluster) = Cluster::start(stores, proxies, Reach::Direct) else { return };
         check_talks(&format!("three copies on {stores} stores"), || cluster.client(proxies - 1));
     }
+}
+
+/// Where every store has every key, all keys are together, whatever their names.
+#[test]
+fn keys_without_a_tag_are_together_where_every_store_has_them() {
+    let (Some(cluster), Some(reference)) = (Cluster::start(3, 2, Reach::Direct), RedisServer::start()) else { return };
+    check_talks_about("", "keys without a tag", || cluster.client(0));
+    let lines = [
+        "MSET a 1 b 2 c 3 d 4 e 5",
+        "RENAME a f",
+        "COPY b g",
+        "MSETNX h 1 i 2",
+        "MSETNX h 1 j 2",
+        "SADD s:1 x y z",
+        "SADD s:2 y z w",
+        "SADD s:3 z",
+        "SINTERSTORE s:4 s:1 s:2 s:3",
+        "SUNION s:4 s:1",
+        "SDIFFSTORE s:5 s:1 s:4",
+        "SMOVE s:1 s:6 x",
+        "RPUSH l:1 1 2 3",
+        "LMOVE l:1 l:2 LEFT RIGHT",
+        "BLMOVE l:1 l:3 LEFT RIGHT 1",
+        "BLPOP l:4 l:5 l:3 1",
+        "ZADD z:1 1 m 2 n",
+        "ZADD z:2 3 n",
+        "ZUNIONSTORE z:3 2 z:1 z:2",
+        "BITOP OR bits b c d",
+        "PFADD p:1 x",
+        "PFADD p:2 y",
+        "PFMERGE p:3 p:1 p:2",
+        "PFCOUNT p:1 p:2 p:3",
+        "XADD x:1 1-1 f v",
+        "XADD x:2 1-1 f w",
+        "XREAD STREAMS x:1 x:2 0 0",
+        "EVAL_RO return{redis.call('GET',KEYS[1]),redis.call('GET',KEYS[2]),redis.call('GET',KEYS[3])} 3 b c f",
+        "MGET a b c d e f g h i j bits",
+    ];
+    let (mut here, mut there) = (cluster.client(1), reference.client());
+    for line in lines {
+        assert_eq!(here.line(line).sorted(), there.line(line).sorted(), "{line}");
+    }
+    cluster.converges("after commands for several keys");
 }
 
 /// A whole talk in one write: the replies are the same, in the same order.
@@ -230,20 +280,34 @@ fn a_counter_with_three_copies_raised_under_watch_loses_nothing() {
 #[test]
 fn transactions_with_three_copies_are_seen_whole() {
     let Some(cluster) = Cluster::start(3, 2, Reach::Direct) else { return };
-    cluster.client(0).line("MSET {bank}a 500 {bank}b 500");
+    check_transfers(&cluster, &["{bank}a".to_owned(), "{bank}b".to_owned()]);
+    if cluster.has_proxies() {
+        // The ring names other stores first for the second.
+        let mut client = cluster.client(0);
+        let mut first = |number: usize| client.line(&format!("QUOIT ROUTE bank:{number}")).items()[1].text();
+        let other = (1..1_000).find(|other| first(*other) != first(0)).expect("keys of several stores");
+        check_transfers(&cluster, &["bank:0".to_owned(), format!("bank:{other}")]);
+    }
+}
+
+/// Clients that move sums between two keys, and look at both.
+fn check_transfers(cluster: &Cluster, keys: &[String; 2]) {
+    let [a, b] = keys;
+    cluster.client(0).line(&format!("MSET {a} 500 {b} 500"));
     let tasks: Vec<_> = (0..4)
         .map(|number| {
             let mut client = cluster.client(number % 2);
+            let [a, b] = keys.clone();
             std::thread::spawn(move || {
                 let (mut unknown, mut broken) = (0, Vec::new());
                 for turn in 0..40 {
                     client.line("MULTI");
                     if (turn + number) % 2 == 0 {
-                        client.line("DECRBY {bank}a 7");
-                        client.line("INCRBY {bank}b 7");
+                        client.line(&format!("DECRBY {a} 7"));
+                        client.line(&format!("INCRBY {b} 7"));
                     }
-                    client.line("GET {bank}a");
-                    client.line("GET {bank}b");
+                    client.line(&format!("GET {a}"));
+                    client.line(&format!("GET {b}"));
                     let reply = client.line("EXEC");
                     if is_unknown(&reply) {
                         unknown += 1;

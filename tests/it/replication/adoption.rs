@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Cold, done};
-use crate::support::{Cluster, Reach, RedisServer, Value, contents, record_key};
+use crate::support::{Cluster, Fleet, Reach, RedisServer, Value, contents, record_key};
 
 /// Three stores, filled by `fill` before two proxies start.
 fn filled(fill: impl Fn(usize, &mut crate::support::Client)) -> Option<Cluster> {
@@ -150,6 +150,34 @@ fn three_different_values() {
         }
         cluster.converges("three values");
     }
+}
+
+/// One transaction is about keys whose first replicas differ: of each key the value of its own first replica is adopted.
+#[test]
+fn the_first_value_is_that_of_each_key() {
+    let Some(stores) = Cluster::durable_stores(3) else { return };
+    for (number, store) in stores.iter().enumerate() {
+        for key in 0..12 {
+            done(&mut store.client(), &format!("SET key:{key} value-{number}"));
+        }
+    }
+    let cluster = Cluster::in_front_of(stores, 1, Reach::Direct, |_, config| config.pool("adopt = \"first\""));
+    if !cluster.has_proxies() {
+        return;
+    }
+    let mut client = cluster.client(0);
+    let firsts: Vec<_> = (0..12).map(|key| client.line(&format!("QUOIT ROUTE key:{key}")).items()[1].text()).collect();
+    assert!(firsts.iter().any(|first| *first != firsts[0]), "{firsts:?}");
+    done(&mut client, "MULTI");
+    for key in 0..12 {
+        done(&mut client, &format!("APPEND key:{key} !"));
+    }
+    assert_eq!(done(&mut client, "EXEC").items().len(), 12);
+    for (key, first) in firsts.iter().enumerate() {
+        let number = (0..3).find(|store| Fleet::name(*store) == first).expect("a node of the fleet");
+        assert_eq!(done(&mut client, &format!("GET key:{key}")).text(), format!("value-{number}!"));
+    }
+    cluster.converges("first values");
 }
 
 /// A proxy that starts later, and one that starts again, find the pool as it is: nothing is adopted twice.
