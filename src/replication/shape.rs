@@ -17,6 +17,8 @@ pub(super) struct Shape {
     null_is_array: bool,
     /// The script has an array of pairs where the client expects a map.
     pairs_are_map: bool,
+    /// The script has a number where the client expects a boolean.
+    is_boolean: bool,
     within: Within,
 }
 
@@ -32,7 +34,13 @@ enum Within {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { script: Resp::Two, null_is_array: false, pairs_are_map: false, within: Within::Nothing }
+        Self {
+            script: Resp::Two,
+            null_is_array: false,
+            pairs_are_map: false,
+            is_boolean: false,
+            within: Within::Nothing,
+        }
     }
 }
 
@@ -46,6 +54,7 @@ impl Shape {
             script: script_resp(row, resp),
             null_is_array: resp == Resp::Two && null_is_array(row, args),
             pairs_are_map: resp == Resp::Three && row.name == "xreadgroup",
+            is_boolean: resp == Resp::Three && matches!(row.name, "vadd" | "vrem" | "vsetattr"),
             ..Self::default()
         }
     }
@@ -88,6 +97,13 @@ impl Shape {
     pub(super) fn restore(self, reply: &[u8]) -> Cow<'_, [u8]> {
         if self.null_is_array && reply == b"$-1\r\n" {
             return Cow::Borrowed(b"*-1\r\n");
+        }
+        if self.is_boolean {
+            return match reply {
+                b":1\r\n" => Cow::Borrowed(b"#t\r\n"),
+                b":0\r\n" => Cow::Borrowed(b"#f\r\n"),
+                other => Cow::Borrowed(other),
+            };
         }
         if self.pairs_are_map
             && let Some(map) = map_of_pairs(reply)

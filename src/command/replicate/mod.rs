@@ -348,7 +348,10 @@ pub fn null_is_array(row: &Row, args: &Args<'_>) -> bool {
 /// that were deleted; it answers with an array of pairs then, where RESP3 has a map.
 pub fn script_resp(row: &Row, resp: Resp) -> Resp {
     match row.name {
-        "bitfield" | "hgetdel" | "hgetex" | "xautoclaim" | "xclaim" | "xreadgroup" => Resp::Two,
+        // The last three give booleans, which Lua gives back as numbers: whoever asked puts them back.
+        "bitfield" | "hgetdel" | "hgetex" | "xautoclaim" | "xclaim" | "xreadgroup" | "vadd" | "vrem" | "vsetattr" => {
+            Resp::Two
+        }
         _ => resp,
     }
 }

@@ -198,6 +198,41 @@ pub(super) const SEVERAL_KEYS: &[&str] = &[
     "ZUNIONSTORE $zset 2 $zset $zset |WEIGHTS_small_small",
 ];
 
+/// Verbs that only newer servers have, and some to meet: asked of servers that know them.
+pub(super) const NEWER: &[&str] = &[
+    "HEXPIRE $hash seconds |NX|XX|GT|LT FIELDS 2 field field",
+    "HPEXPIRE $hash milliseconds FIELDS 1 field",
+    "HEXPIREAT $hash instant_s FIELDS 1 field",
+    "HPEXPIREAT $hash instant FIELDS 1 field",
+    "HPERSIST $hash FIELDS 1 field",
+    "HTTL $hash FIELDS 1 field",
+    "HPTTL $hash FIELDS 1 field",
+    "HEXPIRETIME $hash FIELDS 1 field",
+    "HPEXPIRETIME $hash FIELDS 1 field",
+    "HGETEX $hash |PERSIST|EX_seconds|PX_milliseconds FIELDS 1 field",
+    "HGETDEL $hash FIELDS 2 field field",
+    "HSETEX $hash |FNX|FXX |KEEPTTL|EX_seconds|PXAT_instant FIELDS 1 field value",
+    "HSET $hash field_value*",
+    "HGET $hash field",
+    "HLEN $hash",
+    "DELIFEQ $string number",
+    "SET $string number",
+    "GET $string",
+    "XADD $stream id field value",
+    "XGROUP CREATE $stream group 0",
+    "XDELEX $stream |KEEPREF|DELREF|ACKED IDS 1 id",
+    "XACKDEL $stream group |KEEPREF|DELREF|ACKED IDS 1 id",
+    "XLEN $stream",
+    "VADD $vector VALUES 3 float float float field",
+    "VCARD $vector",
+    "VDIM $vector",
+    "VEMB $vector field",
+    "VISMEMBER $vector field",
+    "VSETATTR $vector field value",
+    "VGETATTR $vector field",
+    "VREM $vector field",
+];
+
 /// Commands at random from some lines of the grammar.
 pub(super) struct Commands {
     pub(super) random: fastrand::Rng,

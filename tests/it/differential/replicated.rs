@@ -6,8 +6,8 @@ use std::thread;
 
 use quoit::command::{self, Flag, Handling, Row};
 
-use super::grammar::{Commands, SEVERAL_KEYS, SINGLE_KEY};
-use super::{Compare, LEFT_OUT, Outcomes, Pair, show, verb_of};
+use super::grammar::{Commands, NEWER, SEVERAL_KEYS, SINGLE_KEY};
+use super::{Compare, LEFT_OUT, Outcomes, Pair, known_to, show, verb_of};
 use crate::support::{
     Cluster, PATIENCE, Program, Reach, RedisServer, Value, encode, eventually, is_refused, is_unknown, patient, random,
     replicas_converge, setting,
@@ -238,24 +238,6 @@ fn a_replica_that_is_lost_within_a_pipeline() {
     both.equal_afterwards("lost within a pipeline");
 }
 
-/// Verbs that only newer servers have: asked where such a server is installed.
-const NEWER: &[&str] = &[
-    "HEXPIRE $hash seconds |NX|XX|GT|LT FIELDS 2 field field",
-    "HPEXPIRE $hash milliseconds FIELDS 1 field",
-    "HEXPIREAT $hash instant_s FIELDS 1 field",
-    "HPEXPIREAT $hash instant FIELDS 1 field",
-    "HPERSIST $hash FIELDS 1 field",
-    "HGETEX $hash |PERSIST|EX_seconds|PX_milliseconds FIELDS 1 field",
-    "HGETDEL $hash FIELDS 2 field field",
-    "HSETEX $hash |FNX|FXX |KEEPTTL|EX_seconds|PXAT_instant FIELDS 1 field value",
-    "DELIFEQ $string value",
-    "HSET $hash field_value*",
-    "HGET $hash field",
-    "HLEN $hash",
-    "SET $string value",
-    "GET $string",
-];
-
 #[test]
 fn newer_verbs_are_replicated() {
     for variable in ["QUOIT_REDIS_8", "QUOIT_VALKEY"] {
@@ -266,10 +248,7 @@ fn newer_verbs_are_replicated() {
         if !cluster.has_proxies() {
             return;
         }
-        let mut known: BTreeSet<Vec<u8>> = BTreeSet::new();
-        let rows = reference.client().line("COMMAND");
-        known.extend(rows.items().iter().map(|row| row.items()[0].text().into_bytes()));
-        let own: Vec<_> = NEWER.iter().copied().filter(|line| known.contains(verb_of(line).as_bytes())).collect();
+        let own = known_to(&reference, NEWER);
         let mut both = Comparison { cluster, reference, unknown: 0, history: Vec::new() };
         let mut pair = both.pair("3");
         pair.compare = Compare::BytesOrErrors;
@@ -286,13 +265,8 @@ fn newer_verbs_are_replicated() {
 /// Write verbs that the grammar leaves out, and where they are tested.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("msetex", "needs a server that no test installs"),
-    ("vadd", "a module's"),
-    ("vrem", "a module's"),
-    ("vsetattr", "a module's"),
-    ("xackdel", "needs a server that no test installs"),
     ("xautoclaim", "replication::verbs"),
     ("xclaim", "replication::verbs"),
-    ("xdelex", "needs a server that no test installs"),
     ("xreadgroup", "replication::verbs"),
 ];
 
