@@ -27,22 +27,22 @@ const DIFFERS: &[(&str, &str)] = &[
     ("client|unblock", "clients of this proxy"),
     ("client|unpause", "this proxy"),
     ("command", "the verbs that quoit serves; those of all versions, whatever the stores know"),
-    ("command|count", "the same"),
-    ("command|list", "the same"),
+    ("command|count", "the verbs that quoit serves"),
+    ("command|list", "the verbs that quoit serves"),
     ("commandlog", "slow requests of this proxy alone"),
     ("config|get", "settings of the proxy under Redis's names"),
     ("config|resetstat", "`INFO` of the proxy"),
     ("dbsize", "counted over all nodes at about the same time; with several copies all names are read"),
     ("debug", "`SLEEP` alone"),
     ("eval", "on the node of the keys that it names; see [scripting](scripting.md)"),
-    ("evalsha", "the same"),
-    ("eval_ro", "the same"),
-    ("evalsha_ro", "the same"),
+    ("evalsha", "as `EVAL`"),
+    ("eval_ro", "as `EVAL`"),
+    ("evalsha_ro", "as `EVAL`"),
     ("exec", "keys of one node; see [transactions](transactions.md) for several copies"),
     ("fcall", "as `EVAL`; refused where keys have several copies"),
     ("fcall_ro", "as `EVAL`"),
     ("flushall", "one node after another is emptied; with several copies key by key"),
-    ("flushdb", "the same"),
+    ("flushdb", "as `FLUSHALL`"),
     ("function", "all nodes are told; see [scripting](scripting.md)"),
     ("hello", "names quoit; the proto is the client's own"),
     ("info", "of the proxy, and `# Quoit`"),
@@ -55,10 +55,10 @@ const DIFFERS: &[(&str, &str)] = &[
     ("object|freq", "of one replica"),
     ("object|idletime", "of one replica"),
     ("publish", "the number is of those that this proxy knows of; see [pub/sub](pubsub.md#counts)"),
-    ("spublish", "the same"),
+    ("spublish", "as `PUBLISH`"),
     ("pubsub|channels", "over all nodes"),
     ("pubsub|numpat", "over all nodes; see [pub/sub](pubsub.md#counts)"),
-    ("pubsub|numsub", "the same"),
+    ("pubsub|numsub", "see [pub/sub](pubsub.md#counts)"),
     ("pubsub|shardchannels", "over all nodes"),
     ("pubsub|shardnumsub", "see [pub/sub](pubsub.md#counts)"),
     ("randomkey", "any key of any node"),
@@ -95,13 +95,22 @@ fn what_differs_is_served() {
 
 /// What is said of a verb that differs; of a subcommand that of its container, if it has none of its own.
 fn difference(row: &Row) -> Option<&'static str> {
+    if row.name.ends_with("|help") {
+        return None;
+    }
     let find = |name: &str| DIFFERS.iter().find(|(verb, _)| *verb == name).map(|(_, how)| *how);
     find(row.name).or_else(|| find(row.name.split_once('|')?.0))
 }
 
 /// A line for each verb: the same as one server's answer, or how it differs, or why it is refused.
 fn verb_by_verb() -> String {
-    let mut out = String::from("| verb | |\n|---|---|\n");
+    let mut out = String::from(
+        "## Verb by verb\n\n\
+         *Same*: the bytes of one server, in both protocol versions, as the tests compare them with a server at random\n\
+         arguments. An error may name another verb or argument first where a request has several faults. Where keys have several\n\
+         copies it is the same, but for `-NOREPLICAS` and `-UNKNOWN` when stores are away, and what stands above.\n\n\
+         | verb | |\n|---|---|\n",
+    );
     let rows = command::all().iter().flat_map(|row| {
         let itself = row.subcommands.is_empty() || row.takes(1);
         itself.then_some(row).into_iter().chain(row.subcommands)
@@ -325,11 +334,7 @@ fn commands_page() -> String {
          ## Decided by arguments\n\n{}\n\
          ## In a pool that keeps several copies\n\n\
          Where a pool has `replicas` of 2 or more, each verb belongs to a class that says how it goes to the replicas of its\n\
-         keys. A verb that is not yet served has the class it will have.\n\n{}\n\
-         ## Verb by verb\n\n\
-         *Same*: the bytes of one server, in both protocol versions, as the tests compare them with a server at random\n\
-         arguments. An error may name another verb or argument first where a request has several faults. Where keys have several\n\
-         copies it is the same, but for `-NOREPLICAS` and `-UNKNOWN` when stores are away, and what stands above.\n\n{}",
+         keys. A verb that is not yet served has the class it will have.\n\n{}\n{}",
         by_group(&rows, |row| row.handling == Handling::Forward),
         by_group(&rows, |row| row.handling == Handling::SameNode),
         split(SplitRule::Mget),
