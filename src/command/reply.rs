@@ -154,15 +154,9 @@ pub fn no_script(out: &mut Vec<u8>) {
     error(out, "NOSCRIPT No matching script. Please use EVAL.");
 }
 
-/// A function that may write, in a pool that keeps several copies.
-pub fn writing_program(out: &mut Vec<u8>, row: &Row) {
-    error_line(
-        out,
-        format_args!(
-            "ERR '{verb}' is not supported by quoit yet in a pool with several copies, where its keys are; {verb}_RO is",
-            verb = spoken(row)
-        ),
-    );
+/// A function that no store has.
+pub fn no_function(out: &mut Vec<u8>) {
+    error(out, "ERR Function not found");
 }
 
 /// Keys that must share a node do not; the text of Redis Cluster.

@@ -39,7 +39,7 @@ const DIFFERS: &[(&str, &str)] = &[
     ("eval_ro", "as `EVAL`"),
     ("evalsha_ro", "as `EVAL`"),
     ("exec", "keys of one node; see [transactions](transactions.md) for several copies"),
-    ("fcall", "as `EVAL`; refused where keys have several copies"),
+    ("fcall", "as `EVAL`"),
     ("fcall_ro", "as `EVAL`"),
     ("flushall", "one node after another is emptied; with several copies key by key"),
     ("flushdb", "as `FLUSHALL`"),

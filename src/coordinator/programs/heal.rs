@@ -18,10 +18,11 @@ const SHOWS: u64 = 0;
 pub(super) struct NotFound;
 
 /// A library, as `FUNCTION LIST` tells of it.
-struct Library<'a> {
+pub(super) struct Library<'a> {
     name: &'a [u8],
-    functions: Vec<&'a [u8]>,
-    code: &'a [u8],
+    /// Their names, and whether they say that they write nothing.
+    pub(super) functions: Vec<(&'a [u8], bool)>,
+    pub(super) code: &'a [u8],
 }
 
 impl Call {
@@ -104,7 +105,7 @@ impl Call {
         let library_of = |reply: &[u8]| {
             let library = libraries(reply)?
                 .into_iter()
-                .find(|library| library.functions.iter().any(|function| function.eq_ignore_ascii_case(name)))?;
+                .find(|library| library.functions.iter().any(|(function, _)| function.eq_ignore_ascii_case(name)))?;
             Some(library.name.to_vec())
         };
         let mut found =
@@ -155,7 +156,7 @@ fn has(text: &[u8], word: &[u8]) -> bool {
 }
 
 /// Reads the reply to `FUNCTION LIST` in RESP2.
-fn libraries(reply: &[u8]) -> Option<Vec<Library<'_>>> {
+pub(super) fn libraries(reply: &[u8]) -> Option<Vec<Library<'_>>> {
     let mut cursor = Cursor::new(reply);
     let count = cursor.array()?;
     let mut all = Vec::new();
@@ -168,12 +169,15 @@ fn libraries(reply: &[u8]) -> Option<Vec<Library<'_>>> {
                 b"library_code" => library.code = cursor.bulk()?,
                 b"functions" => {
                     for _ in 0..cursor.array()? {
+                        let (mut name, mut reads) = (b"".as_slice(), false);
                         for _ in 0..cursor.array()? / 2 {
                             match cursor.bulk()? {
-                                b"name" => library.functions.push(cursor.bulk()?),
+                                b"name" => name = cursor.bulk()?,
+                                b"flags" => reads = has(cursor.value()?, b"no-writes"),
                                 _ => drop(cursor.value()?),
                             }
                         }
+                        library.functions.push((name, reads));
                     }
                 }
                 _ => drop(cursor.value()?),
@@ -198,7 +202,7 @@ mod tests {
         let all = libraries(reply).unwrap();
         let [library] = all.as_slice() else { panic!("one library") };
         assert_eq!((library.name, library.code), (b"l".as_slice(), b"#!ab".as_slice()));
-        assert_eq!(library.functions, [b"f", b"g"]);
+        assert_eq!(library.functions, [(b"f".as_slice(), true), (b"g", false)]);
         assert_eq!(libraries(b"*0\r\n").unwrap().len(), 0);
         assert!(libraries(b"-ERR unknown command\r\n").is_none());
         assert!(libraries(&reply[..60]).is_none());

@@ -13,6 +13,7 @@
 mod ahead;
 mod call;
 mod everywhere;
+mod functions;
 mod heal;
 mod sources;
 
@@ -153,6 +154,9 @@ impl Coordinator {
             return Verdict::Answered(Outcome::Refused);
         };
         if replicated && request.row.replication != Replication::Read {
+            if program == Program::Function {
+                return self.run_function(view, listener_number, &homes, request, key.is_none(), sink, slot);
+            }
             return self.run_replicated(&target, program, request, key.is_none(), sink, slot, out);
         }
         let word = request.args.get(1).unwrap_or_default();
@@ -218,10 +222,7 @@ impl Coordinator {
                 return self.send_replicated(target, request, is_keyless, sink, slot, out);
             }
             Program::Digest => Digest::parse(word).and_then(|digest| self.programs.sources.find(digest)),
-            Program::Function => {
-                reply::writing_program(out, request.row);
-                return Verdict::Answered(Outcome::Refused);
-            }
+            Program::Function => None,
         };
         let (Some(text), Some(row)) = (text, command::lookup(b"eval")) else {
             reply::no_script(out);

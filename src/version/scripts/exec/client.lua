@@ -145,7 +145,12 @@ do
     if result == nil then result = false end
   else
     local text = match(tostring(value.err), '^@%S+ %d+: %-?(.-)%s*$') or match(tostring(value.err), '^%-?(.-)%s*$')
-    result = {err = text .. ' script: ' .. name .. ', on @user_script:' .. (value.line or lines) .. '.'}
+    local at, own = value.line or lines, q_redis.q_function
+    local place = own and 'user_function:' or 'user_script:'
+    text = string.gsub(text, 'user_script:(%d+:)', place .. '%1')
+    -- The last line of a function's script is the call.
+    if own and at == lines then at = lines - 1 end
+    result = {err = text .. ' script: ' .. (own or name) .. ', on @' .. place .. at .. '.'}
   end
 end
 -- A script that wrote anything has written all its keys; one that has not, none.
