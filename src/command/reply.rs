@@ -214,6 +214,11 @@ pub fn not_in_replicated_transaction(out: &mut Vec<u8>, row: &Row) {
     );
 }
 
+/// A transaction of a replicated pool in which nothing names a key.
+pub fn no_key_in_transaction(out: &mut Vec<u8>) {
+    error(out, "ERR a transaction has to name a key where keys have several copies: name one in a script's KEYS");
+}
+
 /// A verb quoit never serves.
 pub fn refused(out: &mut Vec<u8>, row: &Row, reason: &str) {
     error_line(out, format_args!("ERR '{}' is refused by quoit: {reason}", spoken(row)));

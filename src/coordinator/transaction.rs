@@ -15,7 +15,7 @@ use std::task::Waker;
 use super::{Coordinator, Request, Target, Verdict, rewritten_key};
 use crate::backend::redis::{Exclusive, Node};
 use crate::backend::{Flow, Piece, ReplySink, Stores, Tag};
-use crate::command::{self, Args, Flag, Handling, KeyIndexes, reply};
+use crate::command::{self, Args, Flag, Handling, KeyError, KeyIndexes, Program, reply};
 use crate::config::{Listener, Rewrite};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{
@@ -99,8 +99,14 @@ impl Coordinator {
     ) -> Result<(), Outcome> {
         let target = Target { view, listener };
         let mut keys = KeyIndexes::new();
-        let is_known = request.row.keys.is_empty() || command::keys(request.row, &request.args, &mut keys).is_ok();
-        let is_kept_out = request.row.flags.contains(Flag::Noscript) || request.row.handling == Handling::Blocking;
+        let is_known = request.row.keys.is_empty()
+            || match command::keys(request.row, &request.args, &mut keys) {
+                Ok(()) => true,
+                Err(error) => error == KeyError::NoKeys && matches!(request.row.handling, Handling::Run(_)),
+            };
+        let is_script = matches!(request.row.handling, Handling::Run(Program::Text | Program::Digest));
+        let is_kept_out =
+            request.row.flags.contains(Flag::Noscript) && !is_script || request.row.handling == Handling::Blocking;
         if is_kept_out && request.row.name != "watch" {
             reply::not_in_replicated_transaction(out, request.row);
             return Err(Outcome::Refused);
@@ -166,7 +172,7 @@ impl Coordinator {
     ) -> Verdict {
         self.engine.send_gathered();
         let mut anchor = watched.first().map(|(key, _)| key.clone());
-        let (mut frames, mut own) = (Vec::new(), Vec::new());
+        let (mut frames, mut own, mut texts) = (Vec::new(), Vec::new(), Vec::new());
         for (at, part) in parts.iter().enumerate() {
             match part {
                 Part::Answered(bytes) => own.push((at, bytes.clone())),
@@ -174,6 +180,7 @@ impl Coordinator {
                     if let Err(outcome) = Self::check_replicated(view, listener, group, request, &mut anchor, out) {
                         return Verdict::Answered(outcome);
                     }
+                    texts.push(self.text_of(request));
                     let mut frame = Vec::new();
                     Self::write_for_store(view, listener, request, &mut frame);
                     let mut scan = RequestScan::default();
@@ -185,7 +192,7 @@ impl Coordinator {
         }
         let commands: Vec<_> = frames.iter().map(|(row, frame, bounds)| (*row, Args::new(frame, bounds))).collect();
         let Some(members) = anchor.and_then(|key| group.replicas_of(&key)) else {
-            reply::no_pool(out);
+            reply::no_key_in_transaction(out);
             return Verdict::Answered(Outcome::Refused);
         };
         let heard: Rc<dyn ReplySink> = Rc::new(Exec {
@@ -195,7 +202,7 @@ impl Coordinator {
             held: RefCell::default(),
             exclusive: RefCell::new(None),
         });
-        let transaction = Transaction { group, members, commands: &commands, watched, version, level };
+        let transaction = Transaction { group, members, commands: &commands, texts: &texts, watched, version, level };
         self.engine.transact(&transaction, &heard, Tag::default());
         Verdict::Sent
     }

@@ -410,7 +410,7 @@ impl<B: Backend> Proposal<B> {
                 Some(end)
             }
             // A client's script that is none.
-            Ok(Answer::Failed(text)) if matches!(self.work, Work::Program(_)) && settled => {
+            Ok(Answer::Failed(text)) if self.is_scripted() && settled => {
                 self.seal(engine, ground).await?;
                 Some(End::Refused(self.compile_error(engine, runner, text).await))
             }
@@ -491,7 +491,7 @@ impl<B: Backend> Proposal<B> {
     /// all only now.
     async fn settle_sources(&mut self, engine: &Engine<B>, ground: &mut Ground) -> Option<()> {
         // A script need not write what it may write.
-        let is_alone = self.keys.len() == 1 && !matches!(self.work, Work::Program(_));
+        let is_alone = self.keys.len() == 1 && !self.is_scripted();
         let is_open = |at: &usize| {
             let is_read = !is_alone || self.keys.get(*at).is_some_and(|key| !key.written);
             is_read && ground.holders(*at).count() < self.majority()
@@ -537,7 +537,10 @@ impl<B: Backend> Proposal<B> {
         let version = self.version;
         let (sha, body, words) = match &self.work {
             Work::Opaque(words) => (Script::Exec.sha(), Script::Exec.body().as_bytes(), words),
-            Work::Several(several) => (Script::Multi.sha(), Script::Multi.body().as_bytes(), &several.words),
+            Work::Several(several) => match &several.script {
+                Some(script) => (script.sha.as_str(), script.body.as_slice(), &several.words),
+                None => (Script::Multi.sha(), Script::Multi.body().as_bytes(), &several.words),
+            },
             Work::Program(program) => (program.script.sha.as_str(), program.script.body.as_slice(), &program.words),
             Work::Update(_) | Work::Nothing => return Ok(Vec::new()),
         };

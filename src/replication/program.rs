@@ -21,7 +21,7 @@ use super::wire::{Answer, Words};
 use super::{Asker, Engine, Request, Taken};
 use crate::backend::{Backend, ReplySink, Tag};
 use crate::command::replicate::script_keys;
-use crate::command::reply;
+use crate::command::{Args, reply};
 use crate::protocol::resp::write_request;
 use crate::version::{ClientScript, is_reserved};
 
@@ -38,14 +38,17 @@ pub(super) struct Scripts {
 
 impl Scripts {
     fn of(&self, text: &[u8]) -> Rc<ClientScript> {
+        self.ready(xxhash_rust::xxh3::xxh3_128(text), || ClientScript::new(text, script_keys()))
+    }
+
+    fn ready(&self, hash: u128, make: impl FnOnce() -> ClientScript) -> Rc<ClientScript> {
         let mut ready = self.ready.borrow_mut();
         let (bytes, scripts) = &mut *ready;
-        let hash = xxhash_rust::xxh3::xxh3_128(text);
         if let Some(script) = scripts.get(&hash) {
             return Rc::clone(script);
         }
-        let script = Rc::new(ClientScript::new(text, script_keys()));
-        let size = script.body.len() + text.len();
+        let script = Rc::new(make());
+        let size = script.body.len() + script.text.len();
         if *bytes + size > KEPT_BYTES_MAX {
             scripts.clear();
             *bytes = 0;
@@ -53,6 +56,39 @@ impl Scripts {
         *bytes += size;
         scripts.insert(hash, Rc::clone(&script));
         script
+    }
+}
+
+/// The scripts of a transaction.
+#[derive(Default)]
+pub(super) struct Parts<'a> {
+    texts: Vec<&'a [u8]>,
+    any: bool,
+}
+
+impl<'a> Parts<'a> {
+    /// Appends the call of a script, as `transaction.lua` takes it.
+    pub(super) fn push(&mut self, words: &mut Words, args: &Args<'_>, text: Option<&'a [u8]>) {
+        self.any = true;
+        let Some(text) = text else { return words.push_command(std::iter::empty(), b"N") };
+        let number = self.texts.iter().position(|known| *known == text).unwrap_or_else(|| {
+            self.texts.push(text);
+            self.texts.len() - 1
+        });
+        let rest: SmallVec<[&[u8]; 8]> = args.iter().skip(2).collect();
+        words.push_command(rest.into_iter(), format!("S{}", number + 1).as_bytes());
+    }
+
+    /// What runs them; none where there are none.
+    pub(super) fn ready(&self, scripts: &Scripts) -> Option<Rc<ClientScript>> {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(b"transaction");
+        for text in &self.texts {
+            hasher.update(&text.len().to_be_bytes());
+            hasher.update(text);
+        }
+        let make = || ClientScript::of_transaction(&self.texts, script_keys());
+        self.any.then(|| scripts.ready(hasher.digest128(), make))
     }
 }
 
@@ -171,9 +207,13 @@ impl<B: Backend> Proposal<B> {
 
     /// The script uses a key that it has not named: it gets it, or an error.
     pub(super) fn find(&mut self, name: &[u8]) -> Option<End> {
-        let Work::Program(program) = &mut self.work else { return Some(End::NotApplied) };
-        program.found += 1;
-        if program.found > FOUND_MAX {
+        let found = match &mut self.work {
+            Work::Program(program) => &mut program.found,
+            Work::Several(several) => &mut several.found,
+            _ => return Some(End::NotApplied),
+        };
+        *found += 1;
+        if *found > FOUND_MAX {
             let text =
                 format!("ERR a script may use {FOUND_MAX} keys that it has not named in KEYS, and this one uses more");
             return Some(End::Refused(text.into_bytes()));
@@ -196,6 +236,15 @@ impl<B: Backend> Proposal<B> {
 
     /// Whether what it did is nothing but reading.
     pub(super) fn wrote_nothing(&self, states: usize) -> bool {
-        matches!(self.work, Work::Program(_)) && states == 0
+        self.is_scripted() && states == 0
+    }
+
+    /// Whether scripts of clients are in it.
+    pub(super) fn is_scripted(&self) -> bool {
+        match &self.work {
+            Work::Program(_) => true,
+            Work::Several(several) => several.script.is_some(),
+            Work::Nothing | Work::Update(_) | Work::Opaque(_) => false,
+        }
     }
 }

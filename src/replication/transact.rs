@@ -10,12 +10,14 @@
 //! - A key that was there when it was watched and has ended since counts as changed, as on a server.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::begin::acks_of;
 use super::lane::{LaneId, Wish, lane_of};
+use super::program::Parts;
 use super::proposal::{Ground, Key, Proposal, Several, Work};
 use super::round::{Round, sleep};
 use super::shape::Shape;
@@ -23,7 +25,7 @@ use super::wire::{Cursor, TRANSACTION_REPLIES, Words, write_transaction};
 use super::{Asker, Engine, Group, Members};
 use crate::backend::{Backend, ReplySink, Tag};
 use crate::command::replicate::{KeyRoles, key_roles};
-use crate::command::{Args, Row, absolute};
+use crate::command::{Args, Handling, Row, absolute};
 use crate::protocol::resp::{Version, write_request};
 use crate::quorum::Level;
 use crate::version::{Record, write_record_key};
@@ -47,6 +49,8 @@ pub struct Transaction<'a, B: Backend> {
     pub members: Members<B>,
     /// Its commands, in order.
     pub commands: &'a [(&'static Row, Args<'a>)],
+    /// The texts of those of them that are scripts and known.
+    pub texts: &'a [Option<Arc<[u8]>>],
     /// The keys that the client watches, and their states then.
     pub watched: &'a [(Vec<u8>, Watched)],
     /// The protocol version of the reply.
@@ -71,13 +75,18 @@ impl<B: Backend> Engine<B> {
         };
         let watched: Vec<(usize, Watched)> =
             transaction.watched.iter().map(|(name, state)| (place_of(name, false), *state)).collect();
-        let (mut words, mut shapes) = (Words::default(), Vec::new());
-        for (row, args) in transaction.commands {
+        let (mut words, mut shapes, mut scripts) = (Words::default(), Vec::new(), Parts::default());
+        for (number, (row, args)) in transaction.commands.iter().enumerate() {
             let mut roles = KeyRoles::new();
             if key_roles(row, args, &mut roles).is_ok() {
                 for role in &roles {
                     place_of(args.get(role.at as usize).unwrap_or_default(), role.written);
                 }
+            }
+            if let Handling::Run(_) = row.handling {
+                scripts.push(&mut words, args, transaction.texts.get(number).and_then(Option::as_deref));
+                shapes.push(Shape::default());
+                continue;
             }
             let shape = Shape::within(row, args, transaction.version);
             match absolute(row, args, self.backend.wall_ms()) {
@@ -91,8 +100,14 @@ impl<B: Backend> Engine<B> {
             let is_same = transaction.group.join(&mut members, &others);
             debug_assert!(is_same, "whoever queued them saw to it");
         }
+        let script = scripts.ready(&self.scripts);
+        if script.is_some() {
+            // What scripts write is known when they have run; what is known of tries goes by the places of replicas.
+            keys.iter_mut().for_each(|key| key.written = true);
+            members = transaction.group.in_own_order(&members);
+        }
         let lanes: SmallVec<[LaneId; 2]> = keys.iter().map(|key| lane_of(transaction.group.seed, &key.name)).collect();
-        let work = Work::Several(Box::new(Several { words, shapes, watched }));
+        let work = Work::Several(Box::new(Several { words, shapes, watched, script, found: 0 }));
         let proposal = Proposal {
             version: transaction.version,
             needed: acks_of(transaction.level, transaction.group),

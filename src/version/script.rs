@@ -133,29 +133,78 @@ pub struct ClientScript {
 impl ClientScript {
     /// Of the client's text; `places` says where the keys of verbs stand, and begins with a line end.
     pub fn new(text: &[u8], places: &str) -> Self {
-        static AFTER: LazyLock<String> = LazyLock::new(|| {
-            joined(&[
-                include_str!("scripts/exec/check.lua"),
-                include_str!("scripts/exec/client.lua"),
-                include_str!("scripts/exec/states.lua"),
-                include_str!("scripts/exec/client_reply.lua"),
-            ])
-        });
-        // On the line on which the text begins, so that its lines keep their numbers.
-        const BEFORE: &[u8] = b"local q_store,q_own,q_args=redis,KEYS,ARGV local q_keys,q_argv,q_redis={},{},{} \
-            local KEYS,ARGV,redis,server=q_keys,q_argv,q_redis,q_redis local function q_run(...) ";
-        const BETWEEN: &[u8] = b"\nend\nlocal redis,KEYS,ARGV=q_store,q_own,q_args\nlocal q_places=[==[\n";
-        // What Redis 7 reads before Lua does has to stay in front.
-        let shebang = if text.starts_with(b"#!") {
-            text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| at + 1)
-        } else {
-            0
-        };
-        let (head, rest) = text.split_at(shebang);
-        let body = [head, BEFORE, rest, BETWEEN, places.as_bytes(), b"]==]\n", AFTER.as_bytes()].concat();
+        // On the line on which the text begins, so that its lines keep their numbers. What Redis 7 reads before Lua does
+        // has to stay in front.
+        let (head, rest) = text.split_at(shebang(text));
+        let body =
+            [head, BEFORE, b"local function q_run(...) ", rest, b"\nend\n", &after(places, Kind::Script)].concat();
         let lines = 1 + memchr::memchr_iter(b'\n', text).count();
         Self { sha: digest(&body), body, text: text.to_vec(), name: digest(text), lines }
     }
+
+    /// Of the scripts of a transaction, in one text.
+    pub fn of_transaction(texts: &[&[u8]], places: &str) -> Self {
+        let mut body = [BEFORE, b"local q_parts={} "].concat();
+        let mut start = 0;
+        for (number, text) in texts.iter().enumerate() {
+            let (head, rest) = text.split_at(shebang(text));
+            let lines = 1 + memchr::memchr_iter(b'\n', text).count();
+            let part = format!(
+                "q_parts[{}]={{start={start},lines={lines},name='{}',run=function(...) {}",
+                number + 1,
+                digest(text),
+                if head.is_empty() { "" } else { "\n" }
+            );
+            body.extend_from_slice(part.as_bytes());
+            body.extend_from_slice(rest);
+            body.extend_from_slice(b"\nend}\n");
+            start += lines + 1;
+        }
+        body.extend_from_slice(&after(places, Kind::Transaction));
+        Self { sha: digest(&body), body, text: Vec::new(), name: String::new(), lines: 0 }
+    }
+}
+
+/// What stands before the text of a client: its own tables under the names that it knows.
+const BEFORE: &[u8] = b"local q_store,q_own,q_args=redis,KEYS,ARGV local q_keys,q_argv,q_redis={},{},{} \
+    local KEYS,ARGV,redis,server=q_keys,q_argv,q_redis,q_redis ";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Script,
+    Transaction,
+}
+
+/// What stands behind it.
+fn after(places: &str, kind: Kind) -> Vec<u8> {
+    static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+        joined(&[
+            include_str!("scripts/exec/check.lua"),
+            include_str!("scripts/exec/guard.lua"),
+            include_str!("scripts/exec/client.lua"),
+            include_str!("scripts/exec/states.lua"),
+            include_str!("scripts/exec/client_reply.lua"),
+        ])
+    });
+    static TRANSACTION: LazyLock<String> = LazyLock::new(|| {
+        joined(&[
+            include_str!("scripts/exec/check.lua"),
+            include_str!("scripts/exec/guard.lua"),
+            include_str!("scripts/exec/transaction.lua"),
+            include_str!("scripts/exec/states.lua"),
+            include_str!("scripts/exec/reply.lua"),
+        ])
+    });
+    let rest: &str = match kind {
+        Kind::Script => &SCRIPT,
+        Kind::Transaction => &TRANSACTION,
+    };
+    ["local redis,KEYS,ARGV=q_store,q_own,q_args\nlocal q_places=[==[\n", places, "]==]\n", rest].concat().into_bytes()
+}
+
+/// How long the line is that Redis 7 reads before Lua does.
+fn shebang(text: &[u8]) -> usize {
+    if text.starts_with(b"#!") { memchr::memchr(b'\n', text).map_or(text.len(), |at| at + 1) } else { 0 }
 }
 
 #[cfg(test)]

@@ -239,6 +239,19 @@ impl Coordinator {
         self.send_replicated(target, &request, is_keyless, sink, slot, out)
     }
 
+    /// The text of the script that a request runs; none of one that is not known.
+    pub(super) fn text_of(&self, request: &Request<'_>) -> Option<Arc<[u8]>> {
+        let word = request.args.get(1)?;
+        match request.row.handling {
+            Handling::Run(Program::Text) => {
+                self.programs.see(word);
+                Some(word.into())
+            }
+            Handling::Run(Program::Digest) => self.programs.sources.find(Digest::parse(word)?),
+            _ => None,
+        }
+    }
+
     fn send_replicated(
         &self,
         target: &Target<'_>,

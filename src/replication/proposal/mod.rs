@@ -35,7 +35,7 @@ use crate::backend::Backend;
 use crate::clock::Moment;
 use crate::command::reply;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, OpId, Operations, Record, Script, Term, write_record_key};
+use crate::version::{Ballot, ClientScript, FENCE_KEY, OpId, Operations, Record, Script, Term, write_record_key};
 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -80,6 +80,10 @@ pub(super) struct Several {
     pub(super) words: Words,
     /// How the reply to each has to look.
     pub(super) shapes: Vec<Shape>,
+    /// What runs them where scripts are among them.
+    pub(super) script: Option<Rc<ClientScript>>,
+    /// How many keys were found while they ran.
+    pub(super) found: usize,
     /// Keys by their places, and the states in which they have to be.
     pub(super) watched: Vec<(usize, Watched)>,
 }

@@ -189,3 +189,65 @@ fn what_is_counted_is_counted_once() {
     let end: i64 = cluster.client(0).line("GET {c}count").text().parse().expect("a number");
     assert!((done..=done + unknown).contains(&end), "{end} of {done} and {unknown}");
 }
+
+/// Scripts among the commands of a transaction; words are parted by `|`.
+const TRANSACTIONS: &[&[&str]] = &[
+    &["SET|{t}a|1", "EVAL|return redis.call('INCR', KEYS[1])|1|{t}a", "GET|{t}a", "HSET|{t}h|f|v", "HGETALL|{t}h"],
+    &[
+        "EVALSHA|DIGEST|1|{t}s|x",
+        "EVALSHA|DIGEST|1|{t}s|y",
+        "GET|{t}s",
+        "EVALSHA|ffffffffffffffffffffffffffffffffffffffff|0",
+    ],
+    &[
+        "EVAL|local x = 1\nreturn redis.call('SET', KEYS[1], x)|1|{t}a",
+        "EVAL|local x = 1\nlocal y = 2\nredis.call('LPUSH', KEYS[1], 1)\nreturn x|1|{t}a",
+        "EVAL|#!lua\nlocal x\nredis.call('LPUSH', KEYS[1], 1) return x|1|{t}a",
+        "EVAL|error('boom')|1|{t}a",
+        "INCR|{t}a",
+        "LPUSH|{t}a|1",
+        "ZADD|{t}z|1.5|m",
+        "ZSCORE|{t}z|m",
+    ],
+    &[
+        "EVAL|redis.call('SET', '{t}found', ARGV[1]) return redis.call('GET', '{t}found')|1|{t}a|v",
+        "GET|{t}found",
+        "DEL|{t}found|{t}a",
+    ],
+    &["EVAL|return {#KEYS, #ARGV, KEYS[2], ARGV[1]}|2|{t}a|{t}b|c", "EVAL|return {#KEYS, #ARGV}|1|{t}a", "EXISTS|{t}a"],
+    &["EVAL|return redis.call('GET', KEYS[1])|1|{t}none", "SMISMEMBER|{t}none|a", "EVAL|return false|1|{t}none"],
+];
+
+#[test]
+fn scripts_in_transactions_answer_like_those_of_a_server() {
+    let (Some(cluster), Some(reference)) = (Cluster::start(4, 1, Reach::Direct), RedisServer::start()) else { return };
+    for protocol in ["2", "3"] {
+        let (mut subject, mut reference) = (cluster.client(0), reference.client());
+        let digest = [&mut subject, &mut reference].map(|client| {
+            client.line("FLUSHALL");
+            client.line(&format!("HELLO {protocol}"));
+            load(client, APPEND)
+        });
+        for lines in TRANSACTIONS {
+            let replies = [&mut subject, &mut reference].map(|client| {
+                client.line("MULTI");
+                for line in *lines {
+                    let words: Vec<&str> =
+                        line.split('|').map(|word| if word == "DIGEST" { digest[0].as_str() } else { word }).collect();
+                    assert_eq!(client.command(&words).text(), "QUEUED", "{line}");
+                }
+                client.command_raw(&["EXEC"])
+            });
+            assert_eq!(replies[0].raw, replies[1].raw, "{lines:?}\n  {:?}\n  {:?}", replies[0], replies[1]);
+        }
+        // What is watched voids it as well.
+        let mut other = cluster.client(0);
+        subject.line("WATCH {t}w");
+        other.line("SET {t}w 1");
+        subject.line("MULTI");
+        subject.command(&["EVAL", "return redis.call('SET', KEYS[1], 2)", "1", "{t}w"]);
+        assert_eq!(subject.line("EXEC"), Value::Null);
+        assert_eq!(other.line("GET {t}w"), bulk("1"));
+        cluster.converges("after the transactions");
+    }
+}
