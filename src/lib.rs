@@ -33,7 +33,8 @@
 //! ## The path of one GET
 //!
 //! 1. [`listener::accept`] takes the connection; the server's `Intake` gives it to the worker with the fewest clients, by
-//!    [`Order::Serve`](frontend::redis::Order::Serve). The worker starts a `Session`, a task of its own.
+//!    [`Order::Serve`](frontend::redis::Order::Serve). The worker starts a `Session`, a task of its own. Where the listener
+//!    speaks TLS it shakes hands first (`src/frontend/redis/tls.rs`); [`backend::Stream`] hides it from all that follows.
 //! 2. The socket can be read: the session reads into the worker's one scratch buffer and takes the worker's
 //!    [`topology::View`], which serves the whole batch. [`protocol::resp::RequestScan`] finds where the request ends and
 //!    where its arguments are. Nothing is copied.

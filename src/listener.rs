@@ -29,6 +29,9 @@ pub trait Intake {
     /// Whether one more may come in.
     fn has_room(&self) -> bool;
 
+    /// Whether a client here understands nothing before it has shaken hands.
+    fn speaks_tls(&self) -> bool;
+
     /// Takes a client.
     fn take(&self, client: Client) -> impl Future<Output = ()>;
 }
@@ -191,6 +194,9 @@ async fn welcome(mut client: Client, intake: &impl Intake, cells: &ListenerCells
         return;
     }
     cells.clients_rejected.increment();
+    if intake.speaks_tls() {
+        return; // As Redis: it sees the end of the connection.
+    }
     let mut refusal = Vec::new();
     crate::command::reply::too_many_clients(&mut refusal);
     // A client that does not take one line will see the end of the connection.

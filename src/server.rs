@@ -27,7 +27,7 @@ use crate::config::{self, Bind, Config, LoadError};
 use crate::coordinator::Signs;
 use crate::frontend::redis::{AclLog, Figures, Fleet, Order, SlowLog, Worker};
 use crate::listener::{self, Client, Intake, Socket};
-use crate::metrics::{LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
+use crate::metrics::{CertificateFacts, LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
 use crate::topology::{Topology, TopologyError};
 
 /// Orders that may wait for a worker; the acceptor waits when there are more.
@@ -114,10 +114,12 @@ impl Server {
         let admin = config.admin.bind.map(open_admin).transpose()?;
 
         let metrics = Metrics::new();
-        let seen = config.content_hash;
+        let seen = config.fingerprint;
         let workers = config.proxy.workers.max(1);
         let topology = Topology::build(Arc::new(config), 1, &open)?;
-        metrics.process().config_started(loaded(&topology));
+        let facts = loaded(&topology);
+        warn_of_expired(&facts);
+        metrics.process().config_started(facts);
         let (orders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(ORDERS_MAX)).unzip();
         let (ask_reload, reloads) = mpsc::channel(RELOADS_MAX);
         #[expect(clippy::disallowed_methods, reason = "the start of the process is a wall-clock time")]
@@ -337,15 +339,36 @@ fn loaded(topology: &Topology) -> LoadedConfig {
         hash: config.content_hash,
         clients_max: config.proxy.clients_max as u64,
         buffers_bytes_max: config.proxy.memory_bytes_max,
+        certificates: certificates(config),
         topology: TopologyFacts { epoch: topology.epoch, pools: pools.collect() },
     }
+}
+
+/// Says which certificates nobody will accept any more. They are used all the same: it may be the clock that is wrong.
+fn warn_of_expired(facts: &LoadedConfig) {
+    for CertificateFacts { side, name, .. } in facts.certificates.iter().filter(|it| it.expires < facts.at.as_secs()) {
+        tracing::warn!(side, name, "the certificate has expired");
+    }
+}
+
+/// The certificates that are shown, and when they expire.
+fn certificates(config: &Config) -> Vec<CertificateFacts> {
+    let listeners = config.listeners.iter().map(|listener| {
+        let expires = listener.tls.as_ref().and_then(|tls| tls.expires);
+        ("listener", &listener.name, expires)
+    });
+    let pools = config.pools.iter().map(|pool| ("pool", &pool.name, pool.tls.as_ref().and_then(|tls| tls.expires)));
+    let shown = |(side, name, expires): (&'static str, &String, Option<u64>)| {
+        Some(CertificateFacts { side, name: name.clone(), expires: expires? })
+    };
+    listeners.chain(pools).filter_map(shown).collect()
 }
 
 impl Control {
     fn announce(&self) {
         let topology = self.fleet.topology.load();
         for listener in &topology.config.listeners {
-            tracing::info!(listener = %listener.name, address = %listener.bind, "serving");
+            tracing::info!(listener = %listener.name, address = %listener.bind, tls = listener.tls.is_some(), "serving");
         }
         notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -377,6 +400,7 @@ impl Control {
         })?;
         let facts = loaded(&topology);
         let epoch = topology.epoch;
+        warn_of_expired(&facts);
         self.fleet.topology.store(Arc::new(topology));
         self.metrics.process().reload_succeeded(facts);
         for worker in &self.fleet.workers {
@@ -426,6 +450,10 @@ impl Intake for Door {
         let fleet = &self.control.fleet;
         let clients: u64 = fleet.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
         clients < fleet.topology.load().config.proxy.clients_max as u64
+    }
+
+    fn speaks_tls(&self) -> bool {
+        self.control.fleet.topology.load().listener(self.number).is_some_and(|listener| listener.tls.is_some())
     }
 
     async fn take(&self, client: Client) {

@@ -187,6 +187,7 @@ impl World {
             name: name.to_owned(),
             label: format!("{name} ({address})").into(),
             address,
+            tls: None,
             credentials: None,
             scripts: Arc::default(),
             connect_timeout: PATIENCE,

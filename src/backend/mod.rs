@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod redis;
 mod stores;
 mod stream;
+pub mod tls;
 
 use std::fmt;
 use std::future::Future;

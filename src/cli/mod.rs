@@ -159,7 +159,8 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     let listeners = config.listeners.iter().map(|listener| {
         let pool = config.pools.get(listener.pool).map_or("", |pool| pool.name.as_str());
         let routes = count(listener.routes.len(), "route");
-        format!("  listener {}: {} to pool {pool}, {routes}", listener.name, listener.bind)
+        let tls = if listener.tls.is_some() { ", TLS" } else { "" };
+        format!("  listener {}: {} to pool {pool}, {routes}{tls}", listener.name, listener.bind)
     });
     let pools = config.pools.iter().flat_map(|pool| {
         let nodes = count(pool.nodes.len(), "node");
@@ -167,7 +168,8 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
             Placement::Range => String::new(),
             _ => format!(", hash {}", pool.ring.hash),
         };
-        let line = format!("  pool {}: {nodes}, placement {}{hash}", pool.name, pool.ring.placement);
+        let tls = if pool.tls.is_some() { ", TLS" } else { "" };
+        let line = format!("  pool {}: {nodes}, placement {}{hash}{tls}", pool.name, pool.ring.placement);
         std::iter::once(line).chain(replication(pool))
     });
     let lines = std::iter::once(format!("{}: OK", path.display())).chain(listeners).chain(pools);

@@ -354,6 +354,11 @@ pub fn too_many_clients(out: &mut Vec<u8>) {
     error(out, "ERR max number of clients reached");
 }
 
+/// A client that speaks plain text where TLS is spoken: all that it can read.
+pub fn tls_needed(out: &mut Vec<u8>) {
+    error(out, "ERR this port speaks TLS: connect with TLS, such as redis-cli --tls");
+}
+
 /// A client that speaks RESP2 and has subscriptions can tell messages and replies apart only where there are few replies.
 pub fn subscribed(out: &mut Vec<u8>, row: &Row) {
     error_line(

@@ -44,7 +44,7 @@ impl fmt::Display for Address {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// `rediss://`.
-    #[error("TLS to stores comes with a later version")]
+    #[error("TLS is a setting of the pool: add a table `[pool.tls]`, which may be empty")]
     Tls,
     /// `http://` and `https://`.
     #[error("HTTP stores come with a later version")]

@@ -74,6 +74,7 @@ impl Check<'_> {
             users: Arc::new(users),
             commands,
             content_hash: content_hash(text.as_bytes()),
+            fingerprint: None,
             effective: serde_json::to_value(file).ok()?,
         })
     }
@@ -209,6 +210,7 @@ impl Check<'_> {
         let announce = self.announce(table);
         let bind = table.bind.as_ref()?;
         let socket_mode = self.socket_mode(&table.socket_mode);
+        let tls = table.tls.as_ref().and_then(|tls| self.listener_tls(tls, bind));
         let address = match address::listen(&bind.value) {
             Ok(address) => address,
             Err(help) => {
@@ -224,6 +226,7 @@ impl Check<'_> {
             pool: pool?,
             routes: routes?,
             default_user,
+            tls,
             request_bytes_max: table.request_bytes_max,
             query_buffer_bytes_max: table.query_buffer_bytes_max,
             client_output_bytes_max: table.client_output_bytes_max,

@@ -262,6 +262,10 @@ pub(super) struct ListenerTable {
     /// Environment variable that holds the password, instead of `password_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_env: Option<At<String>>,
+    /// TLS 1.2 and 1.3 towards clients. Without this table they speak plain text; with it they must speak TLS. The files are
+    /// watched: a new certificate is taken over by itself, for new connections. See docs/security.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<At<ListenerTlsTable>>,
     /// How many bytes one argument of a request may have: a key, a value. A longer one is a protocol error, and the
     /// client is disconnected. 512 MiB is the limit of Redis itself (`proto-max-bulk-len`). Less protects the stores
     /// from mistakes.
@@ -325,6 +329,7 @@ impl Default for ListenerTable {
             route: Vec::new(),
             password_file: None,
             password_env: None,
+            tls: None,
             request_bytes_max: 512 << 20,
             query_buffer_bytes_max: 64 << 20,
             client_output_bytes_max: 64 << 20,
@@ -337,6 +342,71 @@ impl Default for ListenerTable {
             cluster_announce: None,
         }
     }
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ClientAuth {
+    /// They are not asked for one.
+    None,
+    /// They are asked, and may have none. One that is shown must be good.
+    Optional,
+    /// Who has none is turned away.
+    Required,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ListenerTlsTable {
+    /// File with the certificate that clients are shown, in PEM, and behind it those that lead to one that clients know. A
+    /// relative path starts at the directory of this file.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cert_file: Option<At<String>>,
+    /// File with the private key of that certificate, in PEM and without a passphrase: PKCS #8, PKCS #1 or SEC 1.
+    #[schemars(extend("required" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_file: Option<At<String>>,
+    /// File with the certificates of who may issue certificates to clients, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client_ca_file: Option<At<String>>,
+    /// Whether clients show a certificate. Default: `required` with a `client_ca_file`, which it needs, otherwise `none`. A
+    /// certificate opens the connection; it makes nobody a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client_auth: Option<At<ClientAuth>>,
+    /// How long a client may take for the handshake before it is disconnected. Less spares memory when many connect and say
+    /// nothing; too little keeps clients on slow networks out.
+    #[schemars(range(min = 100, max = 600_000u64))]
+    pub(super) handshake_timeout_ms: u64,
+}
+
+impl Default for ListenerTlsTable {
+    fn default() -> Self {
+        Self { cert_file: None, key_file: None, client_ca_file: None, client_auth: None, handshake_timeout_ms: 10_000 }
+    }
+}
+
+/// TLS towards the stores of a pool.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PoolTlsTable {
+    /// File with the certificates of who may issue certificates to stores, in PEM. Default: those that the system trusts. A
+    /// relative path starts at the directory of this file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ca_file: Option<At<String>>,
+    /// File with the certificate that quoit shows to stores that ask for one (`tls-auth-clients`, which Redis has on by
+    /// default), in PEM. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cert_file: Option<At<String>>,
+    /// File with the private key of that certificate, in PEM and without a passphrase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_file: Option<At<String>>,
+    /// The name that every store's certificate must be for, among its subject alternative names. Default: the host in the
+    /// address of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) server_name: Option<At<String>>,
 }
 
 /// Sends the keys with a prefix to another pool.
@@ -429,7 +499,13 @@ pub(super) struct PoolTable {
     /// Environment variable that holds that password, instead of `password_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) password_env: Option<At<String>>,
-    /// How long opening a connection to a node may take, name look-up and authentication included. Less notices a
+    /// TLS 1.2 and 1.3 towards all stores of the pool, which must show a certificate of a known issuer for the name under which
+    /// they are addressed. Without this table quoit speaks plain text to them; an empty one will do. The handshake is part of
+    /// `connect_timeout_ms`. The files are watched: new ones are taken over by themselves, for new connections. See
+    /// docs/security.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<At<PoolTlsTable>>,
+    /// How long opening a connection to a node may take, name look-up, TLS and authentication included. Less notices a
     /// dead machine sooner; too little never connects over a slow network. A node that refuses, or does not answer in
     /// time, is left alone at once.
     #[schemars(range(min = 1, max = 60_000u64))]
@@ -489,6 +565,7 @@ impl Default for PoolTable {
             username: None,
             password_file: None,
             password_env: None,
+            tls: None,
             connect_timeout_ms: 1_000,
             queue_timeout_ms: 1_000,
             service_timeout_ms: 5_000,
@@ -535,7 +612,8 @@ pub(super) struct NodeTable {
     #[schemars(extend("required" = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<At<String>>,
-    /// Where the store listens: `host:port`, `redis://host:port` or `unix:/path/to/socket`. A host name is looked up
+    /// Where the store listens: `host:port`, `redis://host:port` or `unix:/path/to/socket`; `rediss://host:port`
+    /// where the pool has `tls`. A host name is looked up
     /// again at every new connection and every 30 seconds; requests go where it leads then. While the look-up fails or
     /// finds nothing, the last good answer is used.
     #[schemars(extend("required" = true))]

@@ -27,6 +27,7 @@ use crate::ring;
 
 mod address;
 mod check;
+mod expiry;
 mod faults;
 mod file;
 pub mod import;
@@ -37,6 +38,7 @@ mod replication;
 mod schema;
 mod secret;
 mod shape;
+mod tls;
 mod users;
 pub mod watch;
 
@@ -46,6 +48,7 @@ pub use file::Protocol;
 pub use reference::markdown;
 pub use schema::schema;
 pub use secret::Secret;
+pub use tls::{ListenerTls, StoreTls};
 
 /// The most a configuration file may have. Ten thousand nodes take about one mebibyte.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -67,6 +70,8 @@ pub struct Config {
     pub commands: Configured,
     /// The hash of the file's text, to tell edits and differing instances; see [`content_hash`].
     pub content_hash: u64,
+    /// What [`watch`] compares to tell whether to load again; none if the file could not be read at first.
+    pub fingerprint: Option<u64>,
     /// The file with every default filled in, to show to people. It names secrets but holds none.
     pub effective: Value,
 }
@@ -118,6 +123,8 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// Who a client is before it signs in, and who has the listener's own password if it has one.
     pub default_user: Arc<acl::User>,
+    /// How its connections are enciphered; none is plain text.
+    pub tls: Option<ListenerTls>,
     /// Bytes of one argument of a request.
     pub request_bytes_max: u64,
     /// Bytes of one request that must be held whole to be split.
@@ -225,6 +232,8 @@ pub struct Pool {
     pub ring: ring::RingSpec,
     /// The stores, in the order of the ring's members.
     pub nodes: Vec<Node>,
+    /// How connections to them are enciphered; none is plain text.
+    pub tls: Option<StoreTls>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When a failing node is left alone.
@@ -320,9 +329,12 @@ impl LoadError {
 /// # Errors
 /// When the file or one of its secrets cannot be read, or anything in it is wrong.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
+    // Before anything is read: what changes meanwhile is noticed.
+    let fingerprint = watch::fingerprint(path);
     let text = read(path)?;
     let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    check::check(&path.display().to_string(), &text, &secret::Secrets::Read(directory)).map_err(LoadError::Faults)
+    let checked = check::check(&path.display().to_string(), &text, &secret::Secrets::Read(directory));
+    checked.map(|config| Config { fingerprint, ..config }).map_err(LoadError::Faults)
 }
 
 /// Checks the text of a configuration file. `name` is what faults call it. Secrets are not read and come out empty.
@@ -340,14 +352,18 @@ pub fn content_hash(text: &[u8]) -> u64 {
 
 fn read(path: &Path) -> Result<String, LoadError> {
     let not_text = |reason| LoadError::NotText { path: path.to_owned(), reason };
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    let bytes = bytes(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     if FILE_BYTES_MAX < bytes.len() as u64 {
         return Err(not_text("it is longer than 16 MiB"));
     }
     String::from_utf8(bytes).map_err(|_| not_text("it is not UTF-8"))
+}
+
+/// A file up to one byte more than it may have.
+fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -26,7 +26,8 @@ impl Check<'_> {
         let has_password = table.password_file.is_some() || table.password_env.is_some();
         self.user_has_password(table.username.as_ref(), has_password);
         let placement = table.ring.placement.as_ref().map_or(Placement::Ketama, |placement| placement.value);
-        self.unique(&table.node);
+        self.unique(table);
+        let tls = table.tls.as_ref().and_then(|tls| self.store_tls(tls));
         let nodes: Vec<_> = table.node.iter().map(|node| self.node(node, table, password.as_ref())).collect();
         let breaker = self.breaker(&table.breaker);
         let ring = self.ring(table, placement);
@@ -43,6 +44,7 @@ impl Check<'_> {
             adopt: table.adopt,
             ring: ring?,
             nodes: nodes.into_iter().collect::<Option<_>>()?,
+            tls,
             timeouts: Timeouts {
                 connect: Duration::from_millis(table.connect_timeout_ms),
                 queue: Duration::from_millis(table.queue_timeout_ms),
@@ -57,11 +59,11 @@ impl Check<'_> {
     }
 
     /// No two nodes with one name, one address or one place on the ring.
-    fn unique(&mut self, nodes: &[NodeTable]) {
+    fn unique(&mut self, pool: &PoolTable) {
         let mut names: HashMap<&str, &Range<usize>> = HashMap::new();
         let mut ring_names: HashMap<&str, &Range<usize>> = HashMap::new();
         let mut addresses: HashMap<Address, &Range<usize>> = HashMap::new();
-        for node in nodes {
+        for node in &pool.node {
             if let Some(name) = &node.name {
                 self.name("node", name);
                 if let Some(first) = names.insert(&name.value, &name.span) {
@@ -75,7 +77,7 @@ impl Check<'_> {
                 self.duplicate("two nodes of a pool have the same place on the ring", &name.span, first);
             }
             let Some(address) = &node.address else { continue };
-            if let Ok(parsed) = address.value.parse()
+            if let Ok(parsed) = parse(address, pool)
                 && let Some(first) = addresses.insert(parsed, &address.span)
             {
                 self.duplicate("two nodes of a pool have the same address", &address.span, first);
@@ -88,8 +90,11 @@ impl Check<'_> {
         let has_own = table.password_file.is_some() || table.password_env.is_some();
         let has_pools = pool.password_file.is_some() || pool.password_env.is_some();
         self.user_has_password(table.username.as_ref(), has_own || has_pools);
-        let address = table.address.as_ref().and_then(|address| match address.value.parse::<Address>() {
-            Ok(address) => Some(address),
+        let address = table.address.as_ref().and_then(|address| match parse(address, pool) {
+            Ok(parsed) => {
+                self.store_tls_reaches(pool, address, &parsed);
+                Some(parsed)
+            }
             Err(error) => {
                 self.push(Fault::new(&address.span, "the address of a node is not understood").help(error.to_string()));
                 if error == AddressError::Credentials {
@@ -287,6 +292,12 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// An address of a pool's node. `rediss://` says what the pool says anyway.
+pub(super) fn parse(address: &At<String>, pool: &PoolTable) -> Result<Address, AddressError> {
+    let plain = address.value.strip_prefix("rediss://").filter(|_| pool.tls.is_some());
+    plain.unwrap_or(&address.value).parse()
 }
 
 type Span = Option<Range<usize>>;

@@ -12,6 +12,7 @@ use super::address::Address;
 use super::check::Check;
 use super::faults::Fault;
 use super::file::{At, PoolTable};
+use super::pool;
 use crate::quorum::{Level, QuorumError, Quorums};
 use crate::ring::Placement;
 
@@ -149,7 +150,7 @@ impl Check<'_> {
         for (index, pool) in pools.iter().enumerate() {
             let replicated = 1 < pool.replicas.value;
             for address in pool.node.iter().filter_map(|node| node.address.as_ref()) {
-                let Ok(parsed) = address.value.parse() else { continue };
+                let Ok(parsed) = pool::parse(address, pool) else { continue };
                 match owners.get(&parsed) {
                     Some((other, others, first)) if *other != index && (replicated || *others) => {
                         self.push(

@@ -17,7 +17,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::faults::{Fault, Faults, nearest};
 
 /// What people write who come from elsewhere, and what it is called here.
-const ELSEWHERE: [(&str, &str); 15] = [
+const ELSEWHERE: [(&str, &str); 14] = [
     ("servers", "each server is a `[[pool.node]]` with a `name` and an `address`"),
     ("nodes", "each node is a `[[pool.node]]`"),
     ("pools", "each pool is a `[[pool]]`"),
@@ -35,7 +35,6 @@ const ELSEWHERE: [(&str, &str); 15] = [
     ("level", "the level is set in `[[pool]]`, and for some of its keys in `[[listener.route]]`"),
     ("password", "secrets do not stand in this file: use `password_file` or `password_env`"),
     ("token", "secrets do not stand in this file: use `token_file` or `token_env`"),
-    ("tls", "TLS comes with a later version"),
 ];
 
 /// What the names of keys hold whose values must not be shown. Such keys do not exist, but people write them.

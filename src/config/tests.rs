@@ -156,6 +156,55 @@ fn secrets_are_read_and_never_shown() {
     check_text("quoit.toml", &fs::read_to_string(&path).unwrap()).unwrap();
 }
 
+/// A configuration whose listener shows what is in the files `cert` and `key`, and trusts `ca`.
+fn load_tls(files: [(&str, &str); 3]) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    let tls = "tls = { cert_file = \"cert\", key_file = \"key\", client_ca_file = \"ca\" }\n[[pool]]";
+    let path = directory.path().join("quoit.toml");
+    fs::write(&path, MINIMAL.replace("[[pool]]", tls)).unwrap();
+    load(&path).map_err(|error| error.to_string().replace(&*directory.path().to_string_lossy(), "DIRECTORY"))
+}
+
+#[test]
+fn files_for_tls_are_read_and_their_faults_name_them() {
+    #[track_caller]
+    fn check(files: [(&str, &str); 3], want: &[&str]) {
+        let shown = load_tls(files).unwrap_err();
+        assert!(want.iter().all(|want| shown.contains(want)), "{shown}");
+        assert!(!shown.contains("MIG") && !shown.contains("MII"), "nothing of a key is shown: {shown}");
+    }
+    let made = || rcgen::generate_simple_self_signed(["quoit.test".to_owned()]).unwrap();
+    let (one, other) = (made(), made());
+    let (cert, key, ca) = (one.cert.pem(), one.signing_key.serialize_pem(), other.cert.pem());
+    let tls = load_tls([("cert", &cert), ("key", &key), ("ca", &ca)]).unwrap().listeners.remove(0).tls.unwrap();
+    assert_eq!(tls.expires, Some(67_090_118_400), "rcgen's default: the year 4096");
+    assert_eq!(tls.handshake_timeout, Duration::from_secs(10));
+
+    let damaged = cert.replacen("MII", "\u{7f}II", 1);
+    let cut = cert.lines().take(3).collect::<Vec<_>>().join("\n");
+    let other_key = other.signing_key.serialize_pem();
+    let both = format!("{key}{cert}");
+    check(
+        [("cert", &cert), ("key", &other_key), ("ca", &ca)],
+        &["the key does not belong to the certificate", "quoit.toml"],
+    );
+    check([("cert", &key), ("key", &key), ("ca", &ca)], &["DIRECTORY/cert holds no certificate"]);
+    check(
+        [("cert", &cert), ("key", &cert), ("ca", &ca)],
+        &["DIRECTORY/key holds no private key, or one with a passphrase"],
+    );
+    check([("cert", &cert), ("key", &key), ("ca", "")], &["DIRECTORY/ca holds no certificate"]);
+    check([("cert", &damaged), ("key", &key), ("ca", &ca)], &["DIRECTORY/cert holds PEM that is damaged"]);
+    check([("cert", &cut), ("key", &key), ("ca", &ca)], &["DIRECTORY/cert holds PEM that is cut off"]);
+    check([("cert", &cert), ("key", &key), ("other", &ca)], &["cannot read DIRECTORY/ca: No such file"]);
+    let nonsense = "-----BEGIN CERTIFICATE-----\nbm9uc2Vuc2U=\n-----END CERTIFICATE-----\n";
+    check([("cert", nonsense), ("key", &key), ("ca", &ca)], &["something that calls itself a certificate and is none"]);
+    load_tls([("cert", &both), ("key", &both), ("ca", &ca)]).expect("both in one file");
+}
+
 #[test]
 fn secrets_in_the_wrong_place_are_masked() {
     for wrong in ["password = \"hunter2\"", "Auth_Token = [\"hunter2\"]", "secret = '''\nhunter2\n'''"] {

@@ -79,6 +79,28 @@ labels! {
 }
 
 labels! {
+    /// How the TLS handshake of a client ended.
+    Handshake {
+        /// The client is served.
+        Ok = "ok",
+        /// The client did not speak TLS.
+        Plain = "plain",
+        /// Its certificate was missing or not accepted.
+        Certificate = "certificate",
+        /// It did not accept ours, or took offence otherwise, and said so.
+        Refused = "refused",
+        /// It broke the protocol, or has no version or cipher that we have.
+        Protocol = "protocol",
+        /// It went away.
+        Closed = "closed",
+        /// It took too long.
+        TimedOut = "timeout",
+        /// Too many were under way.
+        Crowded = "crowded",
+    }
+}
+
+labels! {
     /// Why a node gave no reply to a request.
     FailureKind {
         /// There was no connection, and none could be made in time.
@@ -126,6 +148,8 @@ pub(super) const CLASSES: usize = Class::ALL.len();
 pub(super) const OUTCOMES: usize = Outcome::ALL.len();
 /// How many values `Denial` has.
 pub(super) const DENIALS: usize = Denial::ALL.len();
+/// How many values `Handshake` has.
+pub(super) const HANDSHAKES: usize = Handshake::ALL.len();
 /// How many values `FailureKind` has.
 pub(super) const FAILURE_KINDS: usize = FailureKind::ALL.len();
 /// How many values `ConnectResult` has.
@@ -152,6 +176,7 @@ pub struct ListenerCells {
     /// Connections closed because they did not read their replies.
     pub output_limit_kills: Counter,
     denials: Counters<DENIALS>,
+    handshakes: Counters<HANDSHAKES>,
     /// Clients that listen to messages.
     pub subscribers: Gauge,
     /// What they listen to.
@@ -173,6 +198,11 @@ impl ListenerCells {
     /// The counter of what was not allowed, by what it was.
     pub fn denials(&self, denial: Denial) -> &Counter {
         self.denials.at(denial as usize)
+    }
+
+    /// The counter of the TLS handshakes that ended so.
+    pub fn handshakes(&self, handshake: Handshake) -> &Counter {
+        self.handshakes.at(handshake as usize)
     }
 
     /// How long requests of one class took.

@@ -13,7 +13,7 @@ use prometheus::proto::{
 };
 
 use super::cell::{Counter, HistogramTotal};
-use super::cells::{CLASSES, Class, ConnectResult, Denial, FailureKind, ListenerCells, OUTCOMES, Outcome};
+use super::cells::{CLASSES, Class, ConnectResult, Denial, FailureKind, Handshake, ListenerCells, OUTCOMES, Outcome};
 use super::names::{self, Family, Kind};
 use super::process::LoadedConfig;
 use super::{Cells, ReplicationCells, lock};
@@ -140,6 +140,10 @@ impl Page {
                 let count = groups.iter().map(|group| group.denials(denial).get()).sum();
                 self.count(&names::DENIALS, &[name, denial.label()], count);
             }
+            for &handshake in Handshake::ALL {
+                let count = groups.iter().map(|group| group.handshakes(handshake).get()).sum();
+                self.count(&names::TLS_HANDSHAKES, &[name, handshake.label()], count);
+            }
             self.count(&names::MESSAGES_DELIVERED, &[name], sum(|group| group.messages_delivered.get()));
             self.count(&names::MESSAGES_DROPPED, &[name], sum(|group| group.messages_dropped.get()));
             let subscribers = groups.iter().map(|group| group.subscribers.get()).sum();
@@ -241,6 +245,10 @@ impl Page {
         self.count(&names::CLIENTS_LIMIT, &[], config.clients_max);
         self.count(&names::BUFFERS_LIMIT, &[], config.buffers_bytes_max);
         self.count(&names::TOPOLOGY_EPOCH, &[], config.topology.epoch);
+        for certificate in &config.certificates {
+            let labels = [certificate.side, certificate.name.as_str()];
+            self.count(&names::TLS_CERTIFICATE_EXPIRY, &labels, certificate.expires);
+        }
         for pool in &config.topology.pools {
             self.value(&names::RING_FINGERPRINT, &[&pool.name], from_hash(pool.fingerprint));
             for node in &pool.nodes {

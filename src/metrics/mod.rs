@@ -29,9 +29,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use prometheus::{Registry, TextEncoder};
 
 pub use cell::{Counter, Gauge, Histogram};
-pub use cells::{Class, ConnectResult, Denial, FailureKind, ListenerCells, NodeSheet, Outcome, WorkerCells};
+pub use cells::{Class, ConnectResult, Denial, FailureKind, Handshake, ListenerCells, NodeSheet, Outcome, WorkerCells};
 pub use node::NodeCells;
-pub use process::{LoadedConfig, NodeFacts, PoolFacts, ProcessCells, TopologyFacts};
+pub use process::{CertificateFacts, LoadedConfig, NodeFacts, PoolFacts, ProcessCells, TopologyFacts};
 pub use replication::ReplicationCells;
 pub use traffic::Traffic;
 

@@ -65,6 +65,8 @@ families! {
         "Client connections closed because they did not read their replies and the output limit was reached.";
     DENIALS: Counter "quoit_acl_denials_total" ["listener", "reason"]
         "What clients were not allowed. Reason auth: to sign in with that name and password; command, script, key, channel: a request, by what the user has no right to.";
+    TLS_HANDSHAKES: Counter "quoit_tls_handshakes_total" ["listener", "result"]
+        "TLS handshakes of clients. Result ok: served; plain: the client spoke no TLS; certificate: the client's was missing or not accepted; refused: the client refused ours, or said no otherwise; protocol: no common version or cipher, or nonsense; closed: it went away; timeout: it took too long; crowded: too many were under way.";
     SUBSCRIBERS: Gauge "quoit_subscribers" ["listener"]
         "Clients that listen to messages now.";
     SUBSCRIPTIONS: Gauge "quoit_subscriptions" ["listener"]
@@ -152,6 +154,8 @@ families! {
         "When the configuration in force was loaded, in seconds since 1970.";
     CONFIG_HASH: Gauge "quoit_config_hash" []
         "48 bits of a hash of the configuration in force.";
+    TLS_CERTIFICATE_EXPIRY: Gauge "quoit_tls_certificate_expiry_timestamp_seconds" ["side", "name"]
+        "When the certificate that quoit shows expires, or one behind it if that is sooner, in seconds since 1970. Side listener: to clients; pool: to stores.";
     CLIENTS_LIMIT: Gauge "quoit_clients_limit" []
         "How many client connections the process accepts.";
     BUFFERS_LIMIT: Gauge "quoit_buffers_limit_bytes" []

@@ -43,6 +43,17 @@ pub struct NodeFacts {
     pub share: f64,
 }
 
+/// A certificate that quoit shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// To whom: `listener` or `pool`.
+    pub side: &'static str,
+    /// The name of that listener or pool.
+    pub name: String,
+    /// When it, or one behind it, expires, in seconds since 1970.
+    pub expires: u64,
+}
+
 /// One configuration that was put in force.
 #[derive(Debug, Clone, Default)]
 pub struct LoadedConfig {
@@ -54,6 +65,8 @@ pub struct LoadedConfig {
     pub clients_max: u64,
     /// How many bytes it allows all buffers together.
     pub buffers_bytes_max: u64,
+    /// The certificates that it names for TLS.
+    pub certificates: Vec<CertificateFacts>,
     /// The topology made from it.
     pub topology: TopologyFacts,
 }

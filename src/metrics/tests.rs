@@ -27,6 +27,7 @@ fn fed() -> Arc<Metrics> {
     metrics.process().config_started(LoadedConfig {
         at: Duration::from_secs(9),
         hash: 7,
+        certificates: vec![CertificateFacts { side: "listener", name: "redis".into(), expires: 1_000 }],
         topology,
         ..LoadedConfig::default()
     });

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - A node that is the same in the old and the new configuration (name, address, bounds) keeps its handle, and with it
-//!   its connections and its breaker.
+//!   its connections and its breaker. Other certificates make no other node: new connections use them.
 //! - A node that left is told so; its connections close when nothing waits on them.
 //! - Health never changes placement (FAILURES F1).
 //! - A replicated pool keeps its ring while it is served.
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::backend::Context;
 use crate::backend::redis::{BreakerOptions, Credentials, Node, NodeOptions};
+use crate::backend::tls::ClientTls;
 use crate::config::reload::{self, RingChange};
 use crate::config::{Bind, Config, Listener, Pool};
 use crate::metrics::Metrics;
@@ -45,6 +46,8 @@ pub struct PoolTopology {
     pub ring: Ring,
     /// In the order of the ring's members.
     pub nodes: Vec<NodeOptions>,
+    /// How connections to them are enciphered.
+    tls: Option<ClientTls>,
     /// Which of them may lack something.
     pub lag: Arc<Lag>,
 }
@@ -106,6 +109,13 @@ impl Topology {
                 pool.lag = Arc::clone(&old.lag);
             }
         }
+        // Nothing can fail any more: from here on the connections of both are made alike.
+        for pool in &mut next.pools {
+            let old = self.pools.iter().find(|other| other.name == pool.name);
+            if let Some(old) = old.and_then(|old| old.tls.as_ref()) {
+                pool.keep_tls(old);
+            }
+        }
         Ok(next)
     }
 
@@ -119,9 +129,20 @@ impl PoolTopology {
     fn build(pool: &Pool) -> Result<Self, TopologyError> {
         let ring =
             Ring::build(pool.ring.clone()).map_err(|source| TopologyError::Ring { pool: pool.name.clone(), source })?;
-        let nodes = pool.nodes.iter().map(|node| node_options(pool, node)).collect();
+        let tls = pool.tls.as_ref().map(ClientTls::new);
+        let nodes = pool.nodes.iter().map(|node| node_options(pool, node, tls.as_ref())).collect();
         let lag = Arc::new(Lag::new(pool.nodes.len()));
-        Ok(Self { name: pool.name.clone(), ring, nodes, lag })
+        Ok(Self { name: pool.name.clone(), ring, nodes, tls, lag })
+    }
+
+    /// Takes the place of a pool whose nodes keep their connections, and make new ones as this one's would.
+    fn keep_tls(&mut self, old: &ClientTls) {
+        let Some(new) = &self.tls else { return };
+        old.replace(new);
+        self.tls = Some(old.clone());
+        for node in &mut self.nodes {
+            node.tls = Some(old.clone());
+        }
     }
 }
 
@@ -130,11 +151,12 @@ fn scripts() -> Arc<[Arc<str>]> {
     Script::ALL.iter().map(|script| Arc::from(script.body())).collect()
 }
 
-fn node_options(pool: &Pool, node: &crate::config::Node) -> NodeOptions {
+fn node_options(pool: &Pool, node: &crate::config::Node, tls: Option<&ClientTls>) -> NodeOptions {
     NodeOptions {
         name: node.name.clone(),
         label: format!("{} ({})", node.name, node.address).into(),
         address: node.address.clone(),
+        tls: tls.cloned(),
         credentials: node
             .password
             .as_ref()

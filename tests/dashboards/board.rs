@@ -154,6 +154,7 @@ pub(crate) fn board() -> Value {
     let rows = [
         ("Overview", overview()),
         ("Clients", clients()),
+        ("TLS", tls()),
         ("Ring and nodes", nodes()),
         ("Replication", replication()),
         ("Config", config()),
@@ -303,6 +304,30 @@ fn clients() -> Vec<Panel> {
         )
         .query("{{listener}} delivered", "sum by (listener) (rate(quoit_messages_delivered_total{@}[@]))")
         .query("{{listener}} dropped", "sum by (listener) (rate(quoit_messages_dropped_total{@}[@]))"),
+    ]
+}
+
+fn tls() -> Vec<Panel> {
+    use Look::Line;
+    vec![
+        Panel::new(
+            Line,
+            12,
+            "cps",
+            "TLS handshakes",
+            "Handshakes per second of clients that speak TLS, by how they ended; docs/security.md has the results. Closed is \
+             also who only asks whether the port is open.",
+        )
+        .query("{{listener}} {{result}}", "sum by (listener, result) (rate(quoit_tls_handshakes_total{@}[@]))"),
+        Panel::new(
+            Line,
+            12,
+            "s",
+            "Certificates: time left",
+            "How long the certificates that quoit shows are valid, to clients of a listener and to the stores of a pool. A new \
+             one is taken over as soon as it is in its file.",
+        )
+        .query("{{side}} {{name}}", "min by (side, name) (quoit_tls_certificate_expiry_timestamp_seconds{@}) - time()"),
     ]
 }
 

@@ -37,7 +37,8 @@ fn start_redis(directory: &Path, port: u16) -> std::io::Result<Program> {
     Ok(program)
 }
 
-/// A proxy with one listener for a pool with one copy of each key, and one for a pool with three. Three stores for each.
+/// A proxy with one listener for a pool with one copy of each key, and one for a pool with three. Three stores for each. A
+/// third listener shows a certificate.
 fn start_quoit(directory: &Path, ports: [u16; 2], admin_port: u16, store_ports: &[u16]) -> Program {
     let [port, replicated_port] = ports;
     let mut config = format!(
@@ -54,6 +55,15 @@ fn start_quoit(directory: &Path, ports: [u16; 2], admin_port: u16, store_ports: 
         }
         write!(config, "[[pool.node]]\nname = \"{node}\"\naddress = \"127.0.0.1:{store_port}\"\n").unwrap();
     }
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(directory.join("tls.crt"), certified.cert.pem()).unwrap();
+    std::fs::write(directory.join("tls.key"), certified.signing_key.serialize_pem()).unwrap();
+    write!(
+        config,
+        "[[listener]]\nbind = \"127.0.0.1:{}\"\npool = \"main\"\ntls = {{ cert_file = \"tls.crt\", key_file = \"tls.key\" }}\n",
+        free_port()
+    )
+    .unwrap();
     std::fs::write(directory.join("quoit.toml"), config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_quoit"));
     command.args(["serve", "--config", "quoit.toml"]);

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::handshake::{connect, read_replies, write_all, write_sign_in};
+use super::handshake::{connect, read_replies, write_sign_in};
 use super::{Node, handshake::Refusal};
 use crate::backend::Cause;
 use crate::protocol::resp::Version;
@@ -27,19 +27,20 @@ impl Node {
 
     async fn ask_alone(&self, request: &[u8], version: Version) -> Result<Vec<u8>, Arc<str>> {
         let mut last_good = self.last_good.take();
-        let connected = connect(&self.options.address, &mut last_good).await;
+        let connected = connect(&self.options.address, self.options.tls.as_ref(), &mut last_good).await;
         if !last_good.is_empty() {
             self.last_good.set(last_good);
         }
-        let mut stream = connected.map_err(|error| Arc::from(error.to_string()))?;
+        let why = |refusal| match refusal {
+            Refusal::Down(why) | Refusal::HungUp(why) | Refusal::Unsupported(why) => why,
+        };
+        let mut stream = connected.map_err(why)?;
         let mut out = Vec::new();
         let signs_in = write_sign_in(self.options.credentials.as_ref(), version, &mut out).is_some();
         out.extend_from_slice(request);
-        write_all(&mut stream, &out).await.map_err(|error| Arc::from(error.to_string()))?;
+        stream.write_all(&out).await.map_err(|error| Arc::from(error.to_string()))?;
         let replies = read_replies(&mut stream, 1 + usize::from(signs_in)).await;
-        let mut replies = replies.map_err(|refusal| match refusal {
-            Refusal::Down(why) | Refusal::HungUp(why) | Refusal::Unsupported(why) => why,
-        })?;
+        let mut replies = replies.map_err(why)?;
         replies.pop().ok_or_else(|| Arc::from("no answer"))
     }
 }

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::node::NodeOptions;
 use crate::backend::Stream;
+use crate::backend::tls::{ClientTls, HandshakeError, Tls};
 use crate::config::Address;
 use crate::protocol::resp::{ReplyScan, Step, Version, write_request};
 
@@ -39,24 +40,22 @@ pub(super) enum Refusal {
     Unsupported(Arc<str>),
 }
 
-/// Connects and shakes hands within `timeout`. `last_good` is asked when the name cannot be resolved.
+/// Connects and shakes hands within the time that the node allows. `last_good` is asked when the name cannot be resolved.
 pub(super) async fn open(
-    address: &Address,
-    credentials: Option<&Credentials>,
-    scripts: &[Arc<str>],
+    options: &NodeOptions,
     version: Version,
-    timeout: Duration,
     last_good: &mut Vec<SocketAddr>,
 ) -> Result<Stream, Refusal> {
+    let timeout = options.connect_timeout;
     let opened = tokio::time::timeout(timeout, async {
-        let mut stream = connect(address, last_good).await.map_err(|error| Refusal::Down(error.to_string().into()))?;
-        greet(&mut stream, credentials, scripts, version).await?;
+        let mut stream = connect(&options.address, options.tls.as_ref(), last_good).await?;
+        greet(&mut stream, options.credentials.as_ref(), &options.scripts, version).await?;
         Ok(stream)
     });
-    match opened.await {
-        Ok(result) => result,
-        Err(_) => Err(Refusal::Down(format!("no answer to connect and PING within {} ms", timeout.as_millis()).into())),
-    }
+    opened.await.unwrap_or_else(|_| {
+        let what = if options.tls.is_some() { "connect, TLS and PING" } else { "connect and PING" };
+        Err(Refusal::Down(format!("no answer to {what} within {} ms", timeout.as_millis()).into()))
+    })
 }
 
 /// The addresses that a name leads to now; none for a Unix socket.
@@ -67,7 +66,29 @@ pub(super) async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-pub(super) async fn connect(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Result<Stream> {
+/// A connection that nothing was said on yet, in TLS if the node wants that.
+pub(super) async fn connect(
+    address: &Address,
+    tls: Option<&ClientTls>,
+    last_good: &mut Vec<SocketAddr>,
+) -> Result<Stream, Refusal> {
+    let stream = connect_socket(address, last_good).await.map_err(|error| Refusal::Down(error.to_string().into()))?;
+    match (stream, tls) {
+        (Stream::Tcp(socket), Some(tls)) => match Tls::connect(socket, tls, address).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            // As one that accepts in plain text and hangs up, it may be about to serve again.
+            Err(error @ (HandshakeError::Closed | HandshakeError::Socket(_))) => {
+                Err(Refusal::HungUp(error.to_string().into()))
+            }
+            Err(error @ (HandshakeError::Plain | HandshakeError::Refused(_) | HandshakeError::Name(_))) => {
+                Err(Refusal::Down(error.to_string().into()))
+            }
+        },
+        (stream, _) => Ok(stream),
+    }
+}
+
+async fn connect_socket(address: &Address, last_good: &mut Vec<SocketAddr>) -> io::Result<Stream> {
     match address {
         Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
         Address::Tcp { host, .. } => {
@@ -115,7 +136,7 @@ async fn greet(
     }
     send("PING", &[b"PING"]);
 
-    write_all(stream, &out).await.map_err(|error| Refusal::HungUp(error.to_string().into()))?;
+    stream.write_all(&out).await.map_err(|error| Refusal::HungUp(error.to_string().into()))?;
     let replies = read_replies(stream, names.len()).await?;
     for (name, reply) in names.iter().zip(replies) {
         // A name is a courtesy; a store that takes none is a store all the same.
@@ -159,23 +180,15 @@ pub(super) fn write_sign_in(
 
 const SCRIPT_LOAD: &str = "SCRIPT LOAD";
 
-pub(super) async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-    match stream {
-        Stream::Tcp(stream) => stream.write_all(bytes).await,
-        Stream::Unix(stream) => stream.write_all(bytes).await,
-    }
-}
-
 /// Most bytes that the replies to a greeting may have.
 const GREETING_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) async fn read_replies(stream: &mut Stream, count: usize) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut buffer = Vec::with_capacity(1024);
+    let mut piece = [0; 1024];
     loop {
-        let got = match stream {
-            Stream::Tcp(stream) => stream.read_buf(&mut buffer).await,
-            Stream::Unix(stream) => stream.read_buf(&mut buffer).await,
-        };
+        let got = stream.read(&mut piece).await;
+        buffer.extend_from_slice(got.as_ref().ok().and_then(|got| piece.get(..*got)).unwrap_or_default());
         match got {
             Ok(0) => return Err(Refusal::HungUp("closed by the store before it answered PING".into())),
             Ok(_) if buffer.len() > GREETING_BYTES_MAX => {

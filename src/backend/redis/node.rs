@@ -16,6 +16,7 @@ use super::exclusive::Exclusive;
 use super::handshake::{self, Credentials, Refusal};
 use super::lease::Lease;
 use super::programs::Programs;
+use crate::backend::tls::ClientTls;
 use crate::backend::{Cause, Context, ReplySink, Stream, Tag};
 use crate::clock::Moment;
 use crate::config::Address;
@@ -31,6 +32,8 @@ pub struct NodeOptions {
     pub label: Arc<str>,
     /// Where it listens.
     pub address: Address,
+    /// How the connection is enciphered; none is plain text.
+    pub tls: Option<ClientTls>,
     /// How quoit signs in.
     pub credentials: Option<Credentials>,
     /// Scripts that every new connection loads before it is used. A store that does not take them is down.
@@ -417,16 +420,7 @@ impl Node {
 
     async fn open(&self, version: Version) -> Result<Stream, Refusal> {
         let mut last_good = self.last_good.take();
-        let options = &self.options;
-        let opened = handshake::open(
-            &options.address,
-            options.credentials.as_ref(),
-            &options.scripts,
-            version,
-            options.connect_timeout,
-            &mut last_good,
-        )
-        .await;
+        let opened = handshake::open(&self.options, version, &mut last_good).await;
         // Another attempt may have borrowed it meanwhile, and come back without one.
         if !last_good.is_empty() {
             self.last_good.set(last_good);

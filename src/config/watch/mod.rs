@@ -1,4 +1,4 @@
-//! Notices that the configuration file changed, however it was changed.
+//! Notices that the configuration file changed, or a file with a certificate or key that it names, however it was changed.
 //!
 //! Editors write a new file and rename it over the old one; Kubernetes swaps a symlink two directories away; a script
 //! truncates and writes. A watch on the file itself misses the first two after one time, so every directory that leads
@@ -13,7 +13,6 @@
 //! It does not read or check the configuration, and does not know signals: [`Poke`] is for those.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +24,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::content_hash;
+
+mod named;
 
 /// How long it must be quiet before the file is read. The first event of a symlink swap still shows the old content,
 /// and the first of a truncation an empty file; editors need a few milliseconds between their steps.
@@ -56,7 +57,7 @@ pub struct Poke {
 }
 
 impl Poke {
-    /// Reports a change even if the content is the same: secrets are in other files. Several pokes before the watch is
+    /// Reports a change even if the content is the same: passwords are in other files. Several pokes before the watch is
     /// polled count as one.
     pub fn poke(&self) {
         self.signals.poked.store(true, Ordering::Release);
@@ -79,20 +80,20 @@ pub struct Watch {
     /// `None` where the system gives no watcher; the poll remains.
     watcher: Option<RecommendedWatcher>,
     directories: BTreeSet<PathBuf>,
-    /// The hash of the content that was last reported; `None` for a file that could not be read.
+    /// The [`fingerprint`] that was last reported; `None` for a file that could not be read.
     seen: Option<u64>,
     poll_interval: Duration,
     poll_at: Instant,
 }
 
 impl Watch {
-    /// Watches `path`, of which the content with the hash `seen` ([`super::Config::content_hash`]) has been loaded. An
+    /// Watches `path`, of which the content with the fingerprint `seen` ([`super::Config::fingerprint`]) has been loaded. An
     /// edit between that load and this call is reported.
-    pub fn start(path: &Path, seen: u64) -> Self {
+    pub fn start(path: &Path, seen: Option<u64>) -> Self {
         Self::with_poll_interval(path, seen, POLL_INTERVAL)
     }
 
-    fn with_poll_interval(path: &Path, seen: u64, poll_interval: Duration) -> Self {
+    fn with_poll_interval(path: &Path, seen: Option<u64>, poll_interval: Duration) -> Self {
         let signals = Arc::new(Signals::default());
         let watcher = watcher(Arc::clone(&signals))
             .inspect_err(|error| {
@@ -104,7 +105,7 @@ impl Watch {
             signals,
             watcher,
             directories: BTreeSet::new(),
-            seen: Some(seen),
+            seen,
             poll_interval,
             poll_at: Instant::now(), // The first look is at once: the file may have changed since it was loaded.
         };
@@ -124,7 +125,7 @@ impl Watch {
     pub async fn changed(&mut self) -> Change {
         loop {
             if self.signals.poked.swap(false, Ordering::AcqRel) {
-                self.seen = hash(&self.path);
+                self.seen = fingerprint(&self.path);
                 return Change::Poked;
             }
             let touched = self.signals.touched.load(Ordering::Acquire);
@@ -139,7 +140,7 @@ impl Watch {
             self.signals.touched.store(false, Ordering::Release);
             self.poll_at = Instant::now() + self.poll_interval;
             self.follow();
-            let now = hash(&self.path);
+            let now = fingerprint(&self.path);
             if now != self.seen {
                 self.seen = now;
                 return Change::Edited;
@@ -157,10 +158,11 @@ impl Watch {
         }
     }
 
-    /// Watches the directories that lead to the file as it is linked now.
+    /// Watches the directories that lead to the files as they are linked now.
     fn follow(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
-        let wanted = directories(&self.path);
+        let files = std::iter::once(self.path.clone()).chain(named::files(&self.path));
+        let wanted: BTreeSet<PathBuf> = files.flat_map(|file| directories(&file)).collect();
         for gone in self.directories.difference(&wanted) {
             // A directory that was deleted took its watch along, which is an error here and no loss.
             let _gone = watcher.unwatch(gone);
@@ -220,12 +222,22 @@ fn directories(path: &Path) -> BTreeSet<PathBuf> {
     directories
 }
 
+/// What a file says, and the files with certificates and keys that it names, in one number: [`content_hash`] if it names
+/// none. `None` if the file itself cannot be read.
+pub fn fingerprint(path: &Path) -> Option<u64> {
+    let own = hash(path)?;
+    let others: Vec<Option<u64>> = named::files(path).iter().map(|file| hash(file)).collect();
+    if others.is_empty() {
+        return Some(own);
+    }
+    let all = others.iter().flat_map(|hash| [u64::from(hash.is_some()), hash.unwrap_or(0)]);
+    let bytes: Vec<u8> = std::iter::once(own).chain(all).flat_map(u64::to_le_bytes).collect();
+    Some(content_hash(&bytes))
+}
+
 /// The hash of the content, or `None` if it cannot be read.
 fn hash(path: &Path) -> Option<u64> {
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, super::FILE_BYTES_MAX + 1), &mut bytes));
-    read.ok().map(|_| content_hash(&bytes))
+    super::bytes(path).ok().map(|bytes| content_hash(&bytes))
 }
 
 #[cfg(test)]

@@ -110,10 +110,7 @@ impl Session {
 
     /// The address that the client has connected to.
     pub(super) fn local(&self) -> Option<SocketAddr> {
-        match self.inner.borrow().stream.as_ref()? {
-            Stream::Tcp(stream) => stream.local_addr().ok(),
-            Stream::Unix(_) => None,
-        }
+        self.inner.borrow().stream.as_ref()?.local_address()
     }
 
     /// The same, as it is shown: for a Unix socket the socket itself.
@@ -220,8 +217,8 @@ impl Inner {
     /// Where the client is, as it is shown: for a Unix socket the socket itself. Empty once it has gone.
     pub(super) fn peer_name(&self) -> String {
         match &self.stream {
-            Some(Stream::Tcp(stream)) => stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default(),
             Some(Stream::Unix(_)) | None => self.socket_name(),
+            Some(stream) => stream.peer_address().map(|peer| peer.to_string()).unwrap_or_default(),
         }
     }
 

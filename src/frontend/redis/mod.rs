@@ -23,6 +23,7 @@ mod requests;
 mod scripting;
 mod session;
 mod slowlog;
+mod tls;
 mod transaction;
 mod worker;
 

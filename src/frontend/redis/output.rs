@@ -281,7 +281,7 @@ impl Output {
     }
 
     /// Writes what leaves before the buffer: how many bytes were written, and whether the buffer is next.
-    pub(super) fn write_front(&mut self, stream: &Stream, task: &mut TaskContext<'_>) -> io::Result<(usize, bool)> {
+    pub(super) fn write_front(&mut self, stream: &mut Stream, task: &mut TaskContext<'_>) -> io::Result<(usize, bool)> {
         let mut wrote = 0;
         let Some(aside) = self.aside.as_mut() else { return Ok((0, true)) };
         while let Some(chunk) = aside.front.front() {

@@ -284,7 +284,7 @@ impl Session {
         }
         if bytes.len() >= DIRECT_BYTES
             && inner.output.may_write_through(slot)
-            && let Some(stream) = &inner.stream
+            && let Some(stream) = &mut inner.stream
         {
             // An error shows again when the task writes.
             sent = stream.try_write(bytes).unwrap_or(0);

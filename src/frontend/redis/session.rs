@@ -327,7 +327,7 @@ impl Session {
             }
         }
         inner.graced = false;
-        let Some(stream) = inner.stream.as_ref() else { return Ok(()) };
+        let Some(stream) = inner.stream.as_mut() else { return Ok(()) };
         let output = &mut inner.output;
         let (wrote, is_next) = output.write_front(stream, context)?;
         self.cells.sent_bytes.add(wrote as u64);

@@ -19,6 +19,7 @@ use super::monitor::Feed;
 use super::output::Slot;
 use super::session::Session;
 use super::slowlog::{Added, SlowLog};
+use super::tls::Handshakes;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::Census;
@@ -92,6 +93,7 @@ pub struct Worker {
     pub(super) coordinator: Rc<Coordinator>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) sessions: RefCell<HashMap<u64, Rc<Session>>>,
+    pub(super) handshakes: Handshakes,
     listeners: Vec<Arc<ListenerCells>>,
     pub(super) metrics: Arc<Metrics>,
     cells: Arc<WorkerCells>,
@@ -116,7 +118,7 @@ pub struct Worker {
 }
 
 /// Counts a client out when it is gone.
-struct Leaving(Arc<AtomicU64>);
+pub(super) struct Leaving(Arc<AtomicU64>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
@@ -143,6 +145,7 @@ impl Worker {
             coordinator,
             fleet: Arc::clone(fleet),
             sessions: RefCell::default(),
+            handshakes: Handshakes::default(),
             listeners: listeners.iter().map(|name| metrics.listener(name)).collect(),
             metrics: Arc::clone(metrics),
             cells: metrics.worker(index),
@@ -178,7 +181,7 @@ impl Worker {
                 },
                 _ = housekeeping.tick() => self.keep_house(),
             }
-            if self.draining.get() && self.sessions.borrow().is_empty() {
+            if self.draining.get() && self.sessions.borrow().is_empty() && self.handshakes.is_empty() {
                 break;
             }
         }
@@ -199,6 +202,7 @@ impl Worker {
 
     fn drain(&self) {
         self.draining.set(true);
+        self.handshakes.drain();
         self.end_pause();
         self.wake_all();
     }
@@ -259,11 +263,21 @@ impl Worker {
         // The acceptor has counted the client; whoever lets it go counts it out.
         let leaving = Leaving(Arc::clone(&self.load));
         let Some(cells) = self.listeners.get(listener).map(Arc::clone) else { return };
-        let stream = match client {
-            Client::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
-            Client::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
-        };
-        let Ok(stream) = stream else { return };
+        let tls = self.view().topology.listener(listener).and_then(|listener| listener.tls.clone());
+        match (client, tls) {
+            (Client::Tcp(stream), None) => {
+                let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
+                self.serve(Stream::Tcp(stream), listener, cells, leaving);
+            }
+            (Client::Tcp(stream), Some(tls)) => self.shake_hands(stream, tls, listener, cells, leaving),
+            (Client::Unix(stream), _) => {
+                let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
+                self.serve(Stream::Unix(stream), listener, cells, leaving);
+            }
+        }
+    }
+
+    pub(super) fn serve(self: &Rc<Self>, stream: Stream, listener: usize, cells: Arc<ListenerCells>, leaving: Leaving) {
         let id = self.fleet.next_client.fetch_add(1, Ordering::Relaxed);
         let session = Session::new(id, listener, stream, self, cells);
         self.sessions.borrow_mut().insert(id, Rc::clone(&session));

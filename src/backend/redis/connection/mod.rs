@@ -398,7 +398,7 @@ impl Inner {
 
     /// Writes a long frame straight to the socket if nothing is before it; what did not fit goes to the buffer.
     pub(super) fn write_through(&mut self, frame: &[u8]) -> bool {
-        let Some(stream) = self.stream.as_ref() else { return false };
+        let Some(stream) = self.stream.as_mut() else { return false };
         if !self.outgoing.is_empty() {
             return false;
         }
@@ -429,7 +429,7 @@ impl Inner {
             self.count_sent(node);
             return Ok(());
         }
-        let Some(stream) = self.stream.as_ref() else { return Ok(()) };
+        let Some(stream) = self.stream.as_mut() else { return Ok(()) };
         let before = self.bytes_written;
         let mut blocked = false;
         while let Some(bytes) = self.outgoing.get(self.written..)
