@@ -1,4 +1,4 @@
-"""redis-py with its defaults, through the proxy on the port that is the only argument."""
+"""redis-py with its defaults, through the proxy on the port that is the first argument; in TLS with a second, the issuers."""
 
 import sys
 
@@ -7,6 +7,8 @@ import redis
 port = int(sys.argv[1])
 for protocol in (None, 2, 3):
     chosen = {} if protocol is None else {"protocol": protocol}
+    if len(sys.argv) > 2:
+        chosen |= {"ssl": True, "ssl_ca_certs": sys.argv[2]}
     client = redis.Redis(port=port, decode_responses=True, **chosen)
     assert client.ping()
     assert client.set("py:greeting", "hello", ex=1000)
@@ -88,7 +90,7 @@ for protocol in (None, 2, 3):
     assert client.client_setname("some-name") and client.client_getname() == "some-name"
     client.close()
 
-binary = redis.Redis(port=port)
+binary = redis.Redis(port=port, **{name: value for name, value in chosen.items() if name != "protocol"})
 value = bytes(range(256)) * 5000
 assert binary.set(b"py:\r\n\x00\xff", value)
 assert binary.get(b"py:\r\n\x00\xff") == value

@@ -58,7 +58,7 @@ fn node_redis() {
 }
 
 /// Where redis-py is installed, if it is.
-fn python_with_redis() -> Option<PathBuf> {
+pub(crate) fn python_with_redis() -> Option<PathBuf> {
     let python = installed("QUOIT_PYTHON", "python/bin/python");
     let has_library = |python: &Path| {
         Command::new(python).args(["-c", "import redis"]).output().is_ok_and(|output| output.status.success())

@@ -49,6 +49,8 @@ mod scripting;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod transactions;
 #[cfg(test)]
 mod unix_sockets;

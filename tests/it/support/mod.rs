@@ -8,6 +8,7 @@ mod load;
 mod quoit;
 mod redis;
 mod replicas;
+mod tls;
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -23,6 +24,7 @@ pub(crate) use load::{Expect, Load};
 pub(crate) use quoit::{Quoit, QuoitConfig};
 pub(crate) use redis::{DURABLE, Program, RedisServer};
 pub(crate) use replicas::{contents, record_key};
+pub(crate) use tls::{Authority, Identity, TlsClient, Tunnel, ping};
 
 /// How long anything that must come may take: far more than it needs, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
