@@ -31,6 +31,7 @@ pub mod reply;
 mod row;
 #[rustfmt::skip]
 mod table;
+pub mod tracking;
 mod variant;
 
 pub use absolute::{Words, absolute};
