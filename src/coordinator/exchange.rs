@@ -13,7 +13,7 @@ use crate::backend::{Flow, Piece, ReplySink, Tag};
 type Said = Result<Vec<u8>, Vec<u8>>;
 
 /// A place for one reply. The request was made for a client.
-pub(super) struct Exchange {
+pub struct Exchange {
     inbox: Rc<Inbox>,
     answer: oneshot::Receiver<Said>,
 }
@@ -25,14 +25,15 @@ struct Inbox {
 }
 
 impl Exchange {
-    pub(super) fn new(origin: usize) -> Self {
+    /// A place for the reply to a request that is made for that client.
+    pub fn new(origin: usize) -> Self {
         let (sender, answer) = oneshot::channel();
         let inbox = Inbox { origin, bytes: RefCell::default(), sender: RefCell::new(Some(sender)) };
         Self { inbox: Rc::new(inbox), answer }
     }
 
     /// Who hears the reply.
-    pub(super) fn sink(&self) -> Rc<dyn ReplySink> {
+    pub fn sink(&self) -> Rc<dyn ReplySink> {
         Rc::<Inbox>::clone(&self.inbox)
     }
 
@@ -40,7 +41,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The error that a client is told of a failure.
-    pub(super) async fn answer(self) -> Said {
+    pub async fn answer(self) -> Said {
         drop(self.inbox);
         self.answer.await.unwrap_or_else(|_| Err(b"-ERR the request was given up\r\n".to_vec()))
     }

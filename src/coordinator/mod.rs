@@ -10,7 +10,7 @@
 //! - Each request is answered exactly once, by the sink or by [`Verdict::Answered`].
 
 mod blocking;
-mod exchange;
+pub mod exchange;
 mod fragment;
 mod gather;
 mod keyspace;
@@ -18,6 +18,7 @@ mod merge;
 mod programs;
 pub mod pubsub;
 mod replicated;
+pub mod tracking;
 mod transaction;
 
 use std::cell::Cell;
@@ -45,6 +46,7 @@ use merge::Pool as MergePool;
 use programs::Programs;
 use pubsub::{Census, PubSub};
 use replicated::Groups;
+use tracking::Tracking;
 
 /// A request whose row is known.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +81,7 @@ pub struct Coordinator {
     programs: Programs,
     turns: Rc<blocking::Turns>,
     pubsub: PubSub,
+    tracking: Rc<Tracking>,
     /// Whether any pool has several replicas.
     replicates: Cell<bool>,
     /// Whether this worker looks after the stores for all.
@@ -129,6 +132,7 @@ impl Coordinator {
             groups: Groups::default(),
             programs: Programs::new(Arc::clone(sources)),
             pubsub: PubSub::new(context, census),
+            tracking: Tracking::new(context),
             replicates: Cell::new(false),
             turns: blocking::Turns::new(signs, worker),
             leads: worker == 0,
@@ -157,11 +161,17 @@ impl Coordinator {
     pub fn end(&self) {
         self.engine.end();
         self.pubsub.end();
+        self.tracking.end();
     }
 
     /// The messages of this worker.
     pub fn pubsub(&self) -> &PubSub {
         &self.pubsub
+    }
+
+    /// What clients of this worker hold of keys.
+    pub fn tracking(&self) -> &Rc<Tracking> {
+        &self.tracking
     }
 
     /// The group of a pool with several replicas.

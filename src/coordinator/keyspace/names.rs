@@ -5,11 +5,11 @@ use crate::config::{Listener, Rewrite};
 
 /// The keys of one pool as one listener's clients see them.
 #[derive(Clone, Copy)]
-pub(super) struct Names<'l> {
+pub(in crate::coordinator) struct Names<'l> {
     /// Whose clients.
-    pub(super) listener: &'l Listener,
+    pub(in crate::coordinator) listener: &'l Listener,
     /// An index into the configuration's pools.
-    pub(super) pool: usize,
+    pub(in crate::coordinator) pool: usize,
 }
 
 /// The pools that the clients of a listener can reach, each once.
@@ -28,7 +28,7 @@ impl Names<'_> {
     }
 
     /// The names by which clients reach a key of the store; none if they cannot.
-    pub(super) fn of(&self, key: &[u8]) -> Vec<Vec<u8>> {
+    pub(in crate::coordinator) fn of(&self, key: &[u8]) -> Vec<Vec<u8>> {
         let mut names = Vec::new();
         if self.pool == self.listener.pool && self.listener.route(key).is_none() {
             names.push(key.to_vec());
