@@ -125,6 +125,16 @@
 //! 3. The store tells every hub, and the hub each session that listens, by [`coordinator::pubsub::Subscriber::hear`]. It goes
 //!    into the session's output between two replies; a long one is shared by all.
 //!
+//! ## The path of one GET of a client that tracks keys
+//!
+//! 1. As above, but that the worker looks at each request on its way while a client of it tracks: the session finds the keys,
+//!    and when the request has a slot and is sent, [`coordinator::tracking::Tracking::start`] enters them into the worker's
+//!    table, before anything else happens on this thread.
+//! 2. The reply moves into the session's output. `Session::tell_after` asks [`coordinator::tracking::Tracking::finish`] whether
+//!    a change was heard of meanwhile: then the client is told right behind the reply.
+//! 3. A node tells of a change on the connection that the worker has for that. The table knows who holds the key, and each hears
+//!    by [`coordinator::tracking::Tracker::changed`]; or, in its place, a client of its choice, by an order to that one's worker.
+//!
 //! ## A reload
 //!
 //! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::replaced_by`] makes the rings,

@@ -274,6 +274,7 @@ pub enum LocalVerb {
     /// `ACL` but its `HELP`.
     Acl,
     Auth,
+    ClientCaching,
     ClientCapa,
     ClientGetname,
     ClientGetredir,
@@ -287,6 +288,8 @@ pub enum LocalVerb {
     ClientReply,
     ClientSetinfo,
     ClientSetname,
+    ClientTracking,
+    ClientTrackinginfo,
     ClientUnblock,
     ClientUnpause,
     /// `CLUSTER` with what asks, and `READONLY` and its like: the error of a server that is not part of a cluster, unless

@@ -407,5 +407,6 @@ fn proxy(table: &ProxyTable) -> Proxy {
         connects_per_second_max: table.connects_per_second_max,
         slowlog_us: table.slowlog_us,
         slowlog_len: table.slowlog_len,
+        tracking_bytes_max: table.tracking_bytes_max,
     }
 }

@@ -176,6 +176,11 @@ pub(super) struct ProxyTable {
     /// How many requests `SLOWLOG` keeps, the newest ones, in the memory of the process. One takes 4 KiB at most.
     #[schemars(range(min = 0, max = 65_536))]
     pub(super) slowlog_len: usize,
+    /// How many bytes the process may use to know which client has read which key, for `CLIENT TRACKING`; each worker has an
+    /// equal part. A key costs its length and about 150 bytes. Where there are more, clients are told that some key has
+    /// changed, so that it can be forgotten: less makes their caches less useful.
+    #[schemars(range(min = 1_048_576u64, max = 1_099_511_627_776u64))]
+    pub(super) tracking_bytes_max: u64,
 }
 
 impl Default for ProxyTable {
@@ -188,6 +193,7 @@ impl Default for ProxyTable {
             connects_per_second_max: 1_000,
             slowlog_us: 10_000,
             slowlog_len: 128,
+            tracking_bytes_max: 256 << 20,
         }
     }
 }

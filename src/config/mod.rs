@@ -93,6 +93,8 @@ pub struct Proxy {
     pub slowlog_us: i64,
     /// How many requests `SLOWLOG` keeps.
     pub slowlog_len: usize,
+    /// Bytes of the tables of keys that clients track, over all workers.
+    pub tracking_bytes_max: u64,
 }
 
 /// The port for operators.

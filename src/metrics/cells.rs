@@ -185,6 +185,10 @@ pub struct ListenerCells {
     pub messages_delivered: Counter,
     /// Messages that were not, because too much waited for the client.
     pub messages_dropped: Counter,
+    /// Clients that track keys.
+    pub tracking_clients: Gauge,
+    /// Times that a client was told of keys that have changed.
+    pub invalidations: Counter,
 }
 
 impl ListenerCells {
@@ -263,6 +267,8 @@ impl NodeSheet {
 pub struct WorkerCells {
     /// Bytes held by the buffers of this worker's clients and nodes.
     pub buffers_bytes: Gauge,
+    /// Keys of which clients are to be told when they change.
+    pub tracked_keys: Gauge,
     runtime: OnceLock<RuntimeMetrics>,
 }
 

@@ -150,6 +150,9 @@ impl Page {
             self.level(&names::SUBSCRIBERS, &[name], subscribers);
             let subscriptions = groups.iter().map(|group| group.subscriptions.get()).sum();
             self.level(&names::SUBSCRIPTIONS, &[name], subscriptions);
+            self.count(&names::INVALIDATIONS, &[name], sum(|group| group.invalidations.get()));
+            let tracking = groups.iter().map(|group| group.tracking_clients.get()).sum();
+            self.level(&names::TRACKING_CLIENTS, &[name], tracking);
             let open = groups.iter().map(|group| group.clients_open.get()).sum();
             self.level(&names::CLIENTS_OPEN, &[name], open);
         }
@@ -219,6 +222,7 @@ impl Page {
         for (worker, group) in lock(&cells.workers).iter() {
             let worker = worker.to_string();
             self.level(&names::WORKER_BUFFERS, &[&worker], group.buffers_bytes.get());
+            self.level(&names::WORKER_TRACKED_KEYS, &[&worker], group.tracked_keys.get());
             if let Some(runtime) = group.runtime() {
                 // Each of our runtimes has one worker, number 0.
                 let busy = runtime.worker_total_busy_duration(0);

@@ -76,6 +76,11 @@ families! {
     MESSAGES_DROPPED: Counter "quoit_messages_dropped_total" ["listener"]
         "Messages that a client was not given because as much waited for it as may: it was closed.";
 
+    TRACKING_CLIENTS: Gauge "quoit_tracking_clients" ["listener"]
+        "Clients that are told of keys that have changed (CLIENT TRACKING) now.";
+    INVALIDATIONS: Counter "quoit_invalidations_total" ["listener"]
+        "Times that a client was told of keys that have changed, or that all may have.";
+
     NODE_REQUESTS: Counter "quoit_node_requests_total" ["pool", "node"]
         "Requests given to the node, fragments of split commands included.";
     NODE_REPLIES_ERROR: Counter "quoit_node_replies_error_total" ["pool", "node"]
@@ -163,6 +168,8 @@ families! {
 
     WORKER_BUFFERS: Gauge "quoit_worker_buffers_bytes" ["worker"]
         "Bytes that the buffers of the worker's clients and nodes hold now.";
+    WORKER_TRACKED_KEYS: Gauge "quoit_worker_tracked_keys" ["worker"]
+        "Keys that clients of the worker have read and are to be told of when they change.";
     WORKER_BUSY: Counter "quoit_worker_busy_seconds_total" ["worker"]
         "Time the worker's event loop was busy; its rate is the worker's utilisation, from 0 to 1.";
     WORKER_PARKS: Counter "quoit_worker_parks_total" ["worker"]

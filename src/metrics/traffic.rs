@@ -20,6 +20,8 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Bytes to clients.
     pub sent_bytes: u64,
+    /// Clients that track keys now.
+    pub tracking_clients: i64,
 }
 
 impl Traffic {
@@ -29,6 +31,7 @@ impl Traffic {
         self.output_limit_kills += cells.output_limit_kills.get();
         self.received_bytes += cells.received_bytes.get();
         self.sent_bytes += cells.sent_bytes.get();
+        self.tracking_clients += cells.tracking_clients.get();
         for class in Class::ALL {
             for outcome in Outcome::ALL {
                 let count = cells.requests(*class, *outcome).get();
@@ -51,6 +54,7 @@ impl Traffic {
             errors: self.errors.saturating_sub(before.errors),
             received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
             sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            tracking_clients: self.tracking_clients,
         }
     }
 }

@@ -151,6 +151,7 @@ impl Session {
     pub(super) fn forget(&self, listener: &Listener) {
         self.forget_transaction();
         self.leave_channels();
+        self.track_no_more();
         let mut inner = self.inner.borrow_mut();
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
@@ -174,12 +175,16 @@ impl Session {
         let (multi, watch) = inner.transaction.as_ref().map_or((-1, 0), |transaction| transaction.counts());
         let is_blocked = inner.block.as_ref().is_some_and(|block| !block.is_over());
         let facts = inner.facts.as_deref().unwrap_or(&none);
+        let tracks = inner.tracks.as_ref().map(|tracks| &tracks.options);
         let mut flags = String::new();
         let marks = [
             (facts.monitor.is_some(), 'O'),
             (inner.subscriptions.is_some(), 'P'),
             (multi >= 0, 'x'),
             (inner.is_held_back() || is_blocked, 'b'),
+            (tracks.is_some(), 't'),
+            (tracks.is_some_and(|tracks| tracks.is_broken), 'R'),
+            (tracks.is_some_and(|tracks| tracks.broadcast), 'B'),
             (inner.closing, 'c'),
             (facts.no_evict, 'e'),
             (facts.no_touch, 'T'),
@@ -191,7 +196,7 @@ impl Session {
         }
         format!(
             "id={} addr={peer} laddr={local} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
-             ssub={shards} multi={multi} watch={watch} qbuf={} omem={} tot-mem={} cmd={} user={} redir=-1 resp={} \
+             ssub={shards} multi={multi} watch={watch} qbuf={} omem={} tot-mem={} cmd={} user={} redir={} resp={} \
              lib-name={} lib-ver={}",
             self.id,
             facts.name,
@@ -202,6 +207,7 @@ impl Session {
             inner.input.capacity() + inner.output.bytes_held() + std::mem::size_of::<Self>(),
             self.last.get().map_or("NULL", |row| row.name),
             inner.user.name(),
+            tracks.map_or(-1, |tracks| tracks.redirect),
             inner.version.number(),
             facts.lib_name,
             facts.lib_version,

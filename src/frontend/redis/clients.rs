@@ -41,6 +41,21 @@ pub enum Ask {
     Unpause(oneshot::Sender<()>),
     /// End the wait of the client of this number, and tell the reply. Nothing is told of a client of another worker.
     Unblock(u64, Unblock, oneshot::Sender<Vec<u8>>),
+    /// Whether there is a client of this number.
+    Find(u64, oneshot::Sender<bool>),
+    /// Tell the client of number `id` what that of number `of`, on the worker `from`, tracks.
+    Tell {
+        /// Who is told.
+        id: u64,
+        /// The keys, as they are sent.
+        keys: Vec<u8>,
+        /// Who tracks them.
+        of: u64,
+        /// The number of its worker.
+        from: usize,
+    },
+    /// The client that was to be told in the place of this one has gone.
+    RedirectBroken(u64),
     /// Show this monitor all requests.
     Monitor(Feed, oneshot::Sender<()>),
 }
@@ -154,6 +169,18 @@ impl Worker {
                 tell(answer, ());
             }
             Ask::Unblock(id, how, answer) => self.unblock(id, how, answer),
+            Ask::Find(id, answer) => {
+                tell(answer, self.sessions.borrow().get(&id).is_some_and(|session| !session.has_ended()));
+            }
+            Ask::Tell { id, keys, of, from } => {
+                if !self.tell_in_place(id, &keys)
+                    && let Some(worker) = self.fleet.workers.get(from)
+                {
+                    // The next news says so again.
+                    worker.try_send(Order::Ask(Ask::RedirectBroken(of))).ok();
+                }
+            }
+            Ask::RedirectBroken(id) => self.redirect_is_broken(id),
             Ask::Monitor(feed, answer) => {
                 self.monitors.borrow_mut().push(feed);
                 self.attention.set(true);
@@ -182,9 +209,9 @@ impl Worker {
         self.pause.get().is_some_and(|(what, _)| what.holds(row))
     }
 
-    /// Requests pass by without a look while there is neither a pause nor a monitor.
+    /// Requests pass by without a look while there is neither a pause nor a monitor, nor a client that tracks keys.
     pub(super) fn look_around(&self) {
-        self.attention.set(self.pause.get().is_some() || !self.monitors.borrow().is_empty());
+        self.attention.set(self.pause.get().is_some() || !self.monitors.borrow().is_empty() || self.is_tracking());
     }
 }
 

@@ -159,9 +159,11 @@ fn clients(session: &Session, view: &View, _: &Listener) -> String {
     let fleet = &session.worker.fleet;
     let clients: u64 = fleet.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
     format!(
-        "connected_clients:{clients}\r\ncluster_connections:0\r\nmaxclients:{}\r\nblocked_clients:{}\r\n",
+        "connected_clients:{clients}\r\ncluster_connections:0\r\nmaxclients:{}\r\nblocked_clients:{}\r\n\
+         tracking_clients:{}\r\n",
         view.topology.config.proxy.clients_max,
         fleet.signs.blocked(),
+        session.worker.metrics.traffic().tracking_clients,
     )
 }
 

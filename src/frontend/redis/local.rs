@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::class_of;
 use super::session::Session;
-use super::{acl, auth, blocking, clients, cluster, minor, monitor, pubsub, quoit, slowlog};
+use super::{acl, auth, blocking, clients, cluster, minor, monitor, pubsub, quoit, slowlog, tracking};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, introspect};
@@ -115,12 +115,23 @@ where
 }
 
 /// The subcommands of `CLIENT`.
-fn client(session: &Rc<Session>, verb: LocalVerb, row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
+fn client(
+    session: &Rc<Session>,
+    verb: LocalVerb,
+    row: &'static Row,
+    resp: Resp,
+    args: &Args<'_>,
+    out: &mut Vec<u8>,
+) -> Local {
     match verb {
         LocalVerb::ClientList => return clients::list(session, row, resp, args, out),
         LocalVerb::ClientPause => return clients::pause(session, row, args, out),
         LocalVerb::ClientUnpause => return clients::unpause(session, row),
         LocalVerb::ClientUnblock => return blocking::unblock(session, row, args, out),
+        LocalVerb::ClientCaching
+        | LocalVerb::ClientGetredir
+        | LocalVerb::ClientTracking
+        | LocalVerb::ClientTrackinginfo => return tracking::answer(session, verb, row, resp, args, out),
         LocalVerb::ClientNoTouch => session.set_no_touch(args, out),
         LocalVerb::ClientId => reply::integer(out, i64::try_from(session.id).unwrap_or(i64::MAX)),
         LocalVerb::ClientInfo => {
@@ -145,7 +156,6 @@ fn client(session: &Rc<Session>, verb: LocalVerb, row: &Row, resp: Resp, args: &
                 return Local::Silent;
             }
         }
-        LocalVerb::ClientGetredir => reply::integer(out, -1),
         LocalVerb::ClientCapa => reply::ok(out),
         _ => return refused(out, reply::syntax_error),
     }

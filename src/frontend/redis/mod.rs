@@ -24,6 +24,7 @@ mod scripting;
 mod session;
 mod slowlog;
 mod tls;
+mod tracking;
 mod transaction;
 mod worker;
 

@@ -113,6 +113,17 @@ impl Output {
         number
     }
 
+    /// The number that the next slot gets.
+    #[expect(clippy::cast_possible_truncation, reason = "a number that may wrap")]
+    pub(super) fn next(&self) -> u32 {
+        self.first.wrapping_add(self.slots.len() as u32)
+    }
+
+    /// Whether the reply to the slot has not left in full.
+    pub(super) fn is_due(&self, number: u32) -> bool {
+        (number.wrapping_sub(self.first) as usize) < self.slots.len()
+    }
+
     /// Whether no slot was opened after this one.
     pub(super) fn is_newest(&self, number: u32) -> bool {
         number.wrapping_sub(self.first) as usize + 1 == self.slots.len()

@@ -137,7 +137,7 @@ fn write_confirmation(out: &mut Vec<u8>, word: &str, name: Option<&[u8]>, count:
 }
 
 /// The first byte of what a client is told unasked.
-fn marker(version: Version) -> u8 {
+pub(super) fn marker(version: Version) -> u8 {
     match version {
         Version::Resp2 => b'*',
         Version::Resp3 => b'>',
@@ -252,7 +252,7 @@ impl Session {
     }
 
     /// Whether so many bytes more may wait for the client. If not, it is closed.
-    fn may_hold(&self, inner: &mut Inner, bytes: usize) -> bool {
+    pub(super) fn may_hold(&self, inner: &mut Inner, bytes: usize) -> bool {
         let held = inner.output.bytes_held() + bytes;
         if held <= HELD_BYTES && !self.worker.context.is_full() {
             return true;

@@ -53,7 +53,7 @@ impl Session {
         self.serve(view, listener, frame, row, args)
     }
 
-    /// The same while there is a pause or a monitor.
+    /// The same while there is a pause, a monitor, or a client that tracks keys.
     #[cold]
     fn handle_watched(
         self: &Rc<Self>,
@@ -67,7 +67,7 @@ impl Session {
         if may_ask && self.wait_for_pause(row) == Handled::NotYet {
             return Handled::NotYet;
         }
-        let handled = self.serve(view, listener, frame, row, *args);
+        let handled = self.serve_tracked(row, args, || self.serve(view, listener, frame, row, *args));
         if may_ask && handled == Handled::Yes {
             self.worker.show(self, row, args);
         }
@@ -291,6 +291,9 @@ impl Session {
             self.cells.sent_bytes.add(sent as u64);
         }
         inner.output.put(&self.worker.context, slot, bytes, last, sent);
+        if inner.tracks.is_some() && last == Last::Yes {
+            self.tell_after(inner, slot, bytes);
+        }
     }
 
     /// Whether more is held for the client than the listener allows: then it is closed, as Redis closes a client beyond
@@ -317,12 +320,13 @@ impl Session {
 }
 
 /// Whether all earlier requests have to be answered first: `HELLO` and `RESET` change how the replies to those would have
-/// to look, `WAIT` and `WAITAOF` speak of them, `MONITOR` and `DEBUG SLEEP` begin something.
+/// to look, `WAIT` and `WAITAOF` speak of them, `MONITOR`, `CLIENT TRACKING` and `DEBUG SLEEP` begin something.
 fn is_served_alone(verb: LocalVerb) -> bool {
     matches!(
         verb,
         LocalVerb::Hello
             | LocalVerb::Reset
+            | LocalVerb::ClientTracking
             | LocalVerb::Wait
             | LocalVerb::Waitaof
             | LocalVerb::Monitor

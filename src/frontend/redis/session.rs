@@ -23,6 +23,7 @@ use super::intake::{Intake, Obstacle};
 use super::output::Output;
 use super::pubsub::Subscriptions;
 use super::requests::DIRECT_BYTES;
+use super::tracking::Tracks;
 use super::transaction::Transaction;
 use super::worker::Worker;
 use crate::acl::{DEFAULT, User};
@@ -69,6 +70,8 @@ pub(super) struct Inner {
     pub(super) transaction: Option<Box<Transaction>>,
     /// What the client listens to, if it does.
     pub(super) subscriptions: Option<Box<Subscriptions>>,
+    /// What the client tracks, if it does.
+    pub(super) tracks: Option<Box<Tracks>>,
     accounted_bytes: usize,
     pub(super) obstacle: Obstacle,
     pub(super) version: Version,
@@ -147,6 +150,7 @@ impl Session {
                 facts: None,
                 transaction: None,
                 subscriptions: None,
+                tracks: None,
                 accounted_bytes: 0,
                 obstacle: Obstacle::None,
                 version: Version::Resp2,
@@ -172,6 +176,7 @@ impl Session {
         std::future::poll_fn(|context| self.poll(context)).await;
         self.inner.borrow_mut().broken = true;
         self.leave_channels();
+        self.track_no_more();
         let mut inner = self.inner.borrow_mut();
         inner.stream = None;
         self.worker.context.released(std::mem::take(&mut inner.accounted_bytes));
@@ -209,6 +214,7 @@ impl Session {
     /// Looks after what no event announces.
     pub(super) fn keep_house(&self, view: &View, now: Moment) {
         self.renew_user(&view.topology);
+        self.keep_tracking();
         let mut inner = self.inner.borrow_mut();
         inner.block.iter().for_each(|block| block.see(view.topology.epoch));
         if inner.obstacle == Obstacle::Room {

@@ -64,6 +64,11 @@ impl Transaction {
         (queued, self.watch.as_ref().map_or(self.watched.len(), |watch| watch.keys))
     }
 
+    /// The commands, one after the other.
+    pub(super) fn frames(&self) -> &[u8] {
+        &self.frames
+    }
+
     /// The node of its keys, as far as it has any.
     fn node(&self) -> Option<Place> {
         self.place.or(self.watch.as_ref().map(|watch| watch.place)).or(self.watched_at)
@@ -466,6 +471,7 @@ fn answers_at_once(verb: LocalVerb) -> bool {
             | LocalVerb::ClientList
             | LocalVerb::ClientPause
             | LocalVerb::ClientReply
+            | LocalVerb::ClientTracking
             | LocalVerb::ClientUnblock
             | LocalVerb::ClientUnpause
             | LocalVerb::Debug

@@ -96,7 +96,7 @@ pub struct Worker {
     pub(super) handshakes: Handshakes,
     listeners: Vec<Arc<ListenerCells>>,
     pub(super) metrics: Arc<Metrics>,
-    cells: Arc<WorkerCells>,
+    pub(super) cells: Arc<WorkerCells>,
     load: Arc<AtomicU64>,
     cache: RefCell<Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>>,
     view: RefCell<Rc<View>>,
@@ -105,16 +105,18 @@ pub struct Worker {
     draining: Cell<bool>,
     full_since: Cell<Option<Moment>>,
     allocator_called: Cell<Moment>,
-    /// Whether requests are looked at on their way: there is a pause or a monitor.
+    /// Whether requests are looked at on their way: there is a pause, a monitor, or a client that tracks keys.
     pub(super) attention: Cell<bool>,
+    /// How many clients track keys.
+    pub(super) tracking_clients: Cell<usize>,
     pub(super) pause: Cell<Option<(Paused, Moment)>>,
     pub(super) monitors: RefCell<Vec<Feed>>,
     /// From when on a request is slow.
     pub(super) slow: Cell<Duration>,
     pub(super) slow_entries: Added,
     pub(super) slow_entries_max: Cell<usize>,
-    /// Whether this worker does what is done once for all.
-    leads: bool,
+    /// Which of the workers this is. The first does what is done once for all.
+    index: usize,
 }
 
 /// Counts a client out when it is gone.
@@ -141,6 +143,7 @@ impl Worker {
         let view = Rc::new(View::build(topology, None, &context, metrics));
         let coordinator = Rc::new(Coordinator::new(&context, index, &fleet.sources, &fleet.signs, &fleet.census));
         coordinator.refresh(&view, metrics);
+        coordinator.tracking().set_room(tracking_room(view.topology.config.proxy.tracking_bytes_max, workers));
         Rc::new(Self {
             coordinator,
             fleet: Arc::clone(fleet),
@@ -158,12 +161,13 @@ impl Worker {
             full_since: Cell::default(),
             allocator_called: Cell::new(context.clock.tick()),
             attention: Cell::default(),
+            tracking_clients: Cell::default(),
             pause: Cell::default(),
             monitors: RefCell::default(),
             slow: Cell::new(slow),
             slow_entries: Added::default(),
             slow_entries_max: Cell::new(slow_entries_max),
-            leads: index == 0,
+            index,
             context,
         })
     }
@@ -218,8 +222,9 @@ impl Worker {
         let now = self.context.clock.tick();
         let view = self.view();
         self.coordinator.pubsub().keep_house();
+        self.keep_tracking();
         self.keep_pause();
-        if self.leads {
+        if self.index == 0 {
             self.fleet.figures.sample(now, || self.metrics.traffic());
         }
         for session in self.sessions.borrow().values() {
@@ -303,10 +308,18 @@ impl Worker {
             *view = Rc::new(View::build(Arc::clone(newest), Some(&view), &self.context, &self.metrics));
             self.coordinator.refresh(&view, &self.metrics);
             self.coordinator.pubsub().refresh(&view);
+            self.coordinator.tracking().refresh(&view);
             self.slow.set(slow_from(newest.config.proxy.slowlog_us));
             self.slow_entries_max.set(newest.config.proxy.slowlog_len);
+            let room = tracking_room(newest.config.proxy.tracking_bytes_max, self.fleet.workers.len());
+            self.coordinator.tracking().set_room(room);
         }
         Rc::clone(&view)
+    }
+
+    /// Which of the workers this is.
+    pub(super) fn number(&self) -> usize {
+        self.index
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -341,6 +354,11 @@ impl Worker {
             kept.push(slots);
         }
     }
+}
+
+/// One worker's part of the memory for what clients track.
+fn tracking_room(bytes_max: u64, workers: usize) -> usize {
+    usize::try_from(bytes_max).unwrap_or(usize::MAX) / workers.max(1)
 }
 
 /// From when on a request is slow; no request is if that is turned off.
