@@ -50,6 +50,7 @@ mod scripting;
 mod support;
 #[cfg(test)]
 mod tls;
+mod tracking;
 #[cfg(test)]
 mod transactions;
 #[cfg(test)]
