@@ -67,7 +67,7 @@ impl Session {
         if may_ask && self.wait_for_pause(row) == Handled::NotYet {
             return Handled::NotYet;
         }
-        let handled = self.serve_tracked(row, args, || self.serve(view, listener, frame, row, *args));
+        let handled = self.serve_tracked(view, row, args, || self.serve(view, listener, frame, row, *args));
         if may_ask && handled == Handled::Yes {
             self.worker.show(self, row, args);
         }

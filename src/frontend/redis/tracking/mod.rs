@@ -27,6 +27,7 @@ use crate::coordinator::pubsub::Push;
 use crate::coordinator::tracking::{Afterwards, Due, Tracker, Use, Wish, Written};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{Limits, RequestScan, Scanned, Version};
+use crate::topology::View;
 
 /// A key of a request that is due.
 struct DueKey {
@@ -192,11 +193,12 @@ impl Session {
     /// Serves a request of a client that may track keys, by `serve`.
     pub(super) fn serve_tracked(
         self: &Rc<Self>,
+        view: &View,
         row: &'static Row,
         args: &Args<'_>,
         serve: impl FnOnce() -> Handled,
     ) -> Handled {
-        let Some(uses) = self.uses(row, args) else { return serve() };
+        let Some(uses) = self.uses(view, row, args) else { return serve() };
         let next = self.inner.borrow().output.next();
         let handled = serve();
         let mut inner = self.inner.borrow_mut();
@@ -214,7 +216,7 @@ impl Session {
     }
 
     /// What a request does with which keys; none if the client tracks nothing.
-    fn uses(&self, row: &'static Row, args: &Args<'_>) -> Option<Uses> {
+    fn uses(&self, view: &View, row: &'static Row, args: &Args<'_>) -> Option<Uses> {
         let inner = self.inner.borrow();
         let options = &inner.tracks.as_ref()?.options;
         let mut uses = Uses::new();
@@ -226,7 +228,7 @@ impl Session {
                     while let Ok(Scanned::Request { len }) = scan.scan(rest, &Limits::REDIS) {
                         let (frame, tail) = rest.split_at_checked(len).unwrap_or((rest, &[]));
                         let args = Args::new(frame, scan.bounds());
-                        if let Ok(row) = command::resolve(&args) {
+                        if let Ok(row) = view.topology.config.commands.resolve(&args) {
                             add_uses(options, row, &args, &mut uses);
                         }
                         scan.reset();
