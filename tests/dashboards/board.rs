@@ -155,6 +155,7 @@ pub(crate) fn board() -> Value {
         ("Overview", overview()),
         ("Clients", clients()),
         ("TLS", tls()),
+        ("Clients", clients().into_iter().chain(caches()).collect()),
         ("Ring and nodes", nodes()),
         ("Replication", replication()),
         ("Config", config()),
@@ -310,6 +311,18 @@ fn clients() -> Vec<Panel> {
 fn tls() -> Vec<Panel> {
     use Look::Line;
     vec![
+fn caches() -> [Panel; 2] {
+    use Look::Line;
+    [
+        Panel::new(
+            Line,
+            12,
+            "none",
+            "Client-side caches",
+            "Clients that track keys, and the keys that they are to be told of when they change, over all workers.",
+        )
+        .query("{{listener}} clients", "sum by (listener) (quoit_tracking_clients{@})")
+        .query("keys", "sum(quoit_worker_tracked_keys{@})"),
         Panel::new(
             Line,
             12,
@@ -328,6 +341,10 @@ fn tls() -> Vec<Panel> {
              one is taken over as soon as it is in its file.",
         )
         .query("{{side}} {{name}}", "min by (side, name) (quoit_tls_certificate_expiry_timestamp_seconds{@}) - time()"),
+            "News for client-side caches",
+            "How often a second clients were told that keys have changed, or that all may have.",
+        )
+        .query("{{listener}}", "sum by (listener) (rate(quoit_invalidations_total{@}[@]))"),
     ]
 }
 

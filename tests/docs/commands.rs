@@ -24,6 +24,7 @@ const DIFFERS: &[(&str, &str)] = &[
     ("client|no-evict", "remembered; quoit evicts nobody"),
     ("client|no-touch", "remembered; the stores' access times change all the same"),
     ("client|pause", "this proxy sends nothing; other proxies do"),
+    ("client|tracking", "some news comes twice; see [client-side caching](clients.md#client-side-caching)"),
     ("client|unblock", "clients of this proxy"),
     ("client|unpause", "this proxy"),
     ("command", "the verbs that quoit serves; those of all versions, whatever the stores know"),
