@@ -153,9 +153,8 @@ fn data_source() -> Value {
 pub(crate) fn board() -> Value {
     let rows = [
         ("Overview", overview()),
-        ("Clients", clients()),
-        ("TLS", tls()),
         ("Clients", clients().into_iter().chain(caches()).collect()),
+        ("TLS", tls()),
         ("Ring and nodes", nodes()),
         ("Replication", replication()),
         ("Config", config()),
@@ -311,18 +310,6 @@ fn clients() -> Vec<Panel> {
 fn tls() -> Vec<Panel> {
     use Look::Line;
     vec![
-fn caches() -> [Panel; 2] {
-    use Look::Line;
-    [
-        Panel::new(
-            Line,
-            12,
-            "none",
-            "Client-side caches",
-            "Clients that track keys, and the keys that they are to be told of when they change, over all workers.",
-        )
-        .query("{{listener}} clients", "sum by (listener) (quoit_tracking_clients{@})")
-        .query("keys", "sum(quoit_worker_tracked_keys{@})"),
         Panel::new(
             Line,
             12,
@@ -341,6 +328,25 @@ fn caches() -> [Panel; 2] {
              one is taken over as soon as it is in its file.",
         )
         .query("{{side}} {{name}}", "min by (side, name) (quoit_tls_certificate_expiry_timestamp_seconds{@}) - time()"),
+    ]
+}
+
+fn caches() -> [Panel; 2] {
+    use Look::Line;
+    [
+        Panel::new(
+            Line,
+            12,
+            "none",
+            "Client-side caches",
+            "Clients that track keys, and the keys that they are to be told of when they change, over all workers.",
+        )
+        .query("{{listener}} clients", "sum by (listener) (quoit_tracking_clients{@})")
+        .query("keys", "sum(quoit_worker_tracked_keys{@})"),
+        Panel::new(
+            Line,
+            12,
+            "cps",
             "News for client-side caches",
             "How often a second clients were told that keys have changed, or that all may have.",
         )

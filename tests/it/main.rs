@@ -50,6 +50,7 @@ mod scripting;
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
 mod tracking;
 #[cfg(test)]
 mod transactions;
