@@ -192,9 +192,10 @@ fn three_copies_are_kept_as_it_stands() {
 
 #[test]
 fn configurations_are_right() {
-    let page = readme() + &fs::read_to_string(root().join("docs/replication.md")).unwrap();
+    let other = |page: &str| fs::read_to_string(root().join("docs").join(page)).unwrap();
+    let page = readme() + &other("replication.md") + &other("compatibility.md");
     let found: Vec<_> = blocks(&page).into_iter().filter(|block| block.language == "toml").collect();
-    assert!(2 <= found.len(), "each page shows a configuration");
+    assert!(3 <= found.len(), "each page shows a configuration");
     for block in found {
         quoit::config::check_text("README.md", block.text).unwrap_or_else(|faults| panic!("{faults}"));
     }

@@ -9,7 +9,7 @@ use redis::AsyncTypedCommands as _;
 use crate::support::{Cluster, Fleet, Reach};
 
 /// Where `.ci/run` installs libraries, unless a variable names another place.
-fn installed(variable: &str, default: &str) -> PathBuf {
+pub(crate) fn installed(variable: &str, default: &str) -> PathBuf {
     let place = std::env::var_os(variable).map(PathBuf::from);
     place.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(default))
 }

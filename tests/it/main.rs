@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod acl;
 #[cfg(test)]
+mod applications;
+#[cfg(test)]
 mod blocking;
 #[cfg(test)]
 mod chaos;

@@ -11,7 +11,7 @@ mod replicas;
 mod tls;
 
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,6 +74,12 @@ pub(crate) fn signal(process: u32, signal: Signal) {
     };
     let status = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().expect("sh runs");
     assert!(status.success(), "kill -{name} {process}");
+}
+
+/// SIGKILL for a program that this test started as the leader of a group of its own, and for what it started.
+pub(crate) fn kill_group(leader: u32) {
+    // Fails only when all of them have ended.
+    drop(Command::new("sh").args(["-c", &format!("kill -KILL -- -{leader}")]).stderr(Stdio::null()).status());
 }
 
 /// A generator for one test. Its seed is printed, and `QUOIT_TEST_SEED` runs the same again.

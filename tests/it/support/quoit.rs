@@ -21,6 +21,8 @@ pub(crate) struct QuoitConfig {
     pub(crate) replicas: usize,
     /// Name and address of each node.
     pub(crate) nodes: Vec<(String, String)>,
+    /// What of a key gives it its node: a line of `[pool.ring]`.
+    pub(crate) sharding_key: String,
     /// Lines of the `[[pool]]` table, such as `service_timeout_ms = 500`.
     pub(crate) pool: String,
     /// Lines of the `[[listener]]` table.
@@ -41,6 +43,7 @@ impl QuoitConfig {
             workers: 2,
             replicas: 1,
             nodes: nodes.into_iter().map(|(name, address)| (name.into(), address.to_string())).collect(),
+            sharding_key: "hash_tag = \"{}\"".to_owned(),
             pool: String::new(),
             listener: String::new(),
             node: String::new(),
@@ -52,6 +55,11 @@ impl QuoitConfig {
 
     pub(crate) fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;
+        self
+    }
+
+    pub(crate) fn sharding_key(mut self, line: &str) -> Self {
+        line.clone_into(&mut self.sharding_key);
         self
     }
 
@@ -97,12 +105,12 @@ impl QuoitConfig {
 
     /// The file as it stands on the disk.
     pub(crate) fn text(&self, listener_port: u16, admin_port: u16) -> String {
-        let Self { workers, replicas, nodes, pool, listener, node, proxy, tables, environment: _ } = self;
+        let Self { workers, replicas, nodes, sharding_key, pool, listener, node, proxy, tables, environment: _ } = self;
         let mut text = format!(
             "[proxy]\nworkers = {workers}\n{proxy}\n[admin]\nbind = \"127.0.0.1:{admin_port}\"\n\n\
              [[listener]]\nbind = \"127.0.0.1:{listener_port}\"\nprotocol = \"redis\"\npool = \"main\"\n{listener}\n\
              [[pool]]\nname = \"main\"\nprotocol = \"redis\"\nreplicas = {replicas}\n{pool}\n\
-             [pool.ring]\nplacement = \"ketama\"\nhash_tag = \"{{}}\"\n\n{tables}\n"
+             [pool.ring]\nplacement = \"ketama\"\n{sharding_key}\n\n{tables}\n"
         );
         for (name, address) in nodes {
             writeln!(text, "[[pool.node]]\nname = \"{name}\"\naddress = \"{address}\"\n{node}")
