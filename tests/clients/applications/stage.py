@@ -52,7 +52,7 @@ class Worker:
         would only take longer."""
         for line in self.process.stdout:
             self.said.append(line)
-            if "supported by quoit" in line:
+            if "supported by quoit" in line or "refused by quoit" in line:
                 self.give_up()
         if not self.ending:
             self.give_up()

@@ -2,10 +2,10 @@
 
 use super::{Application, OneCopy, Runtime, ThreeCopies};
 
-/// Scripts that write are not served yet where keys have several copies; `EVAL` or `EVALSHA` is named before this.
-const SCRIPTS: ThreeCopies = ThreeCopies::Refused {
-    because: "no: scripts that write",
-    words: "is not supported by quoit yet in a pool with several copies",
+/// Scripts in transactions are not served yet where keys have several copies.
+const SCRIPTS_IN_TRANSACTIONS: ThreeCopies = ThreeCopies::Refused {
+    because: "no: scripts in transactions",
+    words: "is refused by quoit inside a transaction of a pool with replicas",
 };
 
 const fn python(name: &'static str, package: &'static str, program: &'static str) -> Application {
@@ -45,31 +45,30 @@ impl Application {
         Self { one: OneCopy::Together(begin), ..self }
     }
 
-    /// It cannot do without scripts that write.
-    const fn scripts(self) -> Self {
-        Self { three: SCRIPTS, ..self }
+    /// It cannot do without scripts in transactions.
+    const fn scripts_in_transactions(self) -> Self {
+        Self { three: SCRIPTS_IN_TRANSACTIONS, ..self }
     }
 }
 
 pub(super) const APPLICATIONS: &[Application] = &[
     python("redis-py", "redis", "redis_py_work.py"),
-    python("redis-py, scripts and locks", "redis", "redis_py_work.py").with(&["scripts"]).scripts(),
+    python("redis-py, scripts and locks", "redis", "redis_py_work.py").with(&["scripts"]),
     python("redis-py, `RedisCluster`", "redis", "redis_py_work.py").cluster(),
     node("ioredis", "ioredis", "ioredis_work.cjs"),
-    node("ioredis, scripts", "ioredis", "ioredis_work.cjs").with(&["scripts"]).scripts(),
+    node("ioredis, scripts", "ioredis", "ioredis_work.cjs").with(&["scripts"]),
     node("ioredis, `Cluster`", "ioredis", "ioredis_work.cjs").cluster(),
     node("node-redis", "redis", "node_redis_work.cjs"),
-    node("node-redis, scripts", "redis", "node_redis_work.cjs").with(&["scripts"]).scripts(),
+    node("node-redis, scripts", "redis", "node_redis_work.cjs").with(&["scripts"]),
     node("node-redis, `createCluster`", "redis", "node_redis_work.cjs").cluster(),
-    python("Celery, broker and results", "celery", "celery_jobs.py").together("").scripts(),
+    python("Celery, broker and results", "celery", "celery_jobs.py").together(""),
     python("Celery, broker and results", "celery", "celery_jobs.py")
         .told("`global_keyprefix` with a tag")
-        .with(&["{celery}"])
-        .scripts(),
-    python("RQ with its scheduler", "rq", "rq_jobs.py").together("rq:").scripts(),
-    node("BullMQ", "bullmq", "bullmq.cjs").together("bull:").scripts(),
-    node("BullMQ", "bullmq", "bullmq.cjs").told("`prefix` with a tag").with(&["{bull}"]).scripts(),
-    python("a queue in the shape of Sidekiq's", "redis", "sidekiq_queue.py").told("keys with a tag").scripts(),
+        .with(&["{celery}"]),
+    python("RQ with its scheduler", "rq", "rq_jobs.py").together("rq:").scripts_in_transactions(),
+    node("BullMQ", "bullmq", "bullmq.cjs").together("bull:").scripts_in_transactions(),
+    node("BullMQ", "bullmq", "bullmq.cjs").told("`prefix` with a tag").with(&["{bull}"]).scripts_in_transactions(),
+    python("a queue in the shape of Sidekiq's", "redis", "sidekiq_queue.py").told("keys with a tag"),
     python("Django, cache and sessions", "django", "django_cache.py")
         .told("`KEY_PREFIX` \"site\"")
         .with(&["django.core.cache.backends.redis.RedisCache"])
@@ -78,16 +77,12 @@ pub(super) const APPLICATIONS: &[Application] = &[
         .told("`KEY_PREFIX` \"site\"")
         .with(&["django_redis.cache.RedisCache"])
         .together("site:"),
-    python("django-redis, locks", "django-redis", "django_cache.py")
-        .with(&["django_redis.cache.RedisCache", "locks"])
-        .scripts(),
+    python("django-redis, locks", "django-redis", "django_cache.py").with(&["django_redis.cache.RedisCache", "locks"]),
     python("Flask-Session", "flask-session", "flask_sessions.py"),
     node("connect-redis with express-session", "connect-redis", "connect_redis.cjs"),
     node("Socket.IO's adapters, plain and sharded", "@socket.io/redis-adapter", "socket_io.cjs"),
-    node("redlock", "redlock", "redlock.cjs").scripts(),
-    python("limits, which Flask-Limiter uses", "limits", "rate_limits.py").scripts(),
-    node("rate-limiter-flexible", "rate-limiter-flexible", "rate_limiters.cjs").with(&["flexible"]).scripts(),
-    node("rate-limit-redis with express-rate-limit", "rate-limit-redis", "rate_limiters.cjs")
-        .with(&["express"])
-        .scripts(),
+    node("redlock", "redlock", "redlock.cjs"),
+    python("limits, which Flask-Limiter uses", "limits", "rate_limits.py"),
+    node("rate-limiter-flexible", "rate-limiter-flexible", "rate_limiters.cjs").with(&["flexible"]),
+    node("rate-limit-redis with express-rate-limit", "rate-limit-redis", "rate_limiters.cjs").with(&["express"]),
 ];
