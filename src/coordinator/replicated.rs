@@ -117,7 +117,7 @@ impl Groups {
     }
 
     /// Whether this pool has.
-    fn has(&self, pool: usize) -> bool {
+    pub(super) fn has(&self, pool: usize) -> bool {
         matches!(self.pools.borrow().get(pool), Some(Some(_)))
     }
 

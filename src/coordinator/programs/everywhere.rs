@@ -37,6 +37,8 @@ struct Errand {
     text: Vec<u8>,
     version: Version,
     sink: Rc<dyn ReplySink>,
+    /// Whether all keys that the listener serves have several copies.
+    has_copies: bool,
 }
 
 /// What a node said, and which it is.
@@ -92,6 +94,7 @@ impl Coordinator {
             text: text.to_vec(),
             version: request.version,
             sink: Rc::clone(sink),
+            has_copies: pools_of(listener).into_iter().all(|pool| self.groups.has(pool)),
         };
         self.context.spawn(async move {
             let answer = errand.run().await;
@@ -110,8 +113,11 @@ impl Drop for Errand {
 impl Errand {
     async fn run(&self) -> Vec<u8> {
         let aside = matches!(self.verb, ProgramsVerb::Kill | ProgramsVerb::FunctionStats);
-        let said = if aside { self.ask_aside().await } else { self.ask().await };
+        let mut said = if aside { self.ask_aside().await } else { self.ask().await };
         self.note(&said);
+        if self.has_copies && matches!(self.verb, ProgramsVerb::ScriptLoad | ProgramsVerb::ScriptExists) {
+            without_absent(&mut said);
+        }
         let verb = self.row.name.replace('|', " ").to_ascii_uppercase();
         match self.verb {
             ProgramsVerb::Change | ProgramsVerb::ScriptLoad | ProgramsVerb::ScriptFlush => all_alike(&verb, &said),
@@ -195,6 +201,15 @@ impl Said {
 
 fn is_error(reply: &[u8]) -> bool {
     reply.first() == Some(&b'-')
+}
+
+/// Leaves out the stores that cannot be asked, if any can: where keys have several copies scripts are run by their texts, and
+/// a store that is away keeps nobody from anything.
+fn without_absent(said: &mut Vec<Said>) {
+    let is_absent = |it: &Said| matches!(it.answer, Err(Miss::Failed(_)));
+    if !said.iter().all(is_absent) {
+        said.retain(|it| !is_absent(it));
+    }
 }
 
 /// The answer if all give the same one.
@@ -341,6 +356,18 @@ mod tests {
         check(have, &["*2\r\n:1\r\n:1", "*2\r\n:0\r\n:1"], "*2\r\n:0\r\n:1\r\n");
         check(have, &["*1\r\n:1", ""], "-ERR SCRIPT EXISTS is not complete");
         check(have, &["-ERR x", "-ERR x"], "-ERR x\r\n");
+    }
+
+    #[test]
+    fn who_is_away_is_left_out_if_anybody_is_there() {
+        let have = |said: &[Said]| {
+            let mut said: Vec<Said> =
+                said.iter().map(|it| Said { label: Arc::clone(&it.label), answer: it.answer.clone() }).collect();
+            without_absent(&mut said);
+            all_have("SCRIPT EXISTS", &said)
+        };
+        check(have, &["*1\r\n:1", ""], "*1\r\n:1\r\n");
+        check(have, &["", ""], "-ERR SCRIPT EXISTS is not complete");
     }
 
     #[test]

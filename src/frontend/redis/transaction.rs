@@ -385,7 +385,12 @@ impl Session {
             }
         }
         let at_watch = watch.as_ref().map(|watch| watch.place);
-        let place = now.or(place.filter(|_| at_watch.is_none())).or(at_watch);
+        let mut place = now.or(place.filter(|_| at_watch.is_none())).or(at_watch);
+        let runs = |part: &Part<'_>| matches!(part, Part::Store(it) if matches!(it.row.handling, Handling::Run(_)));
+        if place.is_none() && parts.iter().any(runs) {
+            // Scripts without keys may use some all the same: where those have several copies no store runs them by itself.
+            place = Coordinator::place_of_none(view, listener);
+        }
         if let Some(pool) = place.map(|place| usize::from(place.pool))
             && let Some(group) = self.worker.coordinator.group(pool)
         {

@@ -60,7 +60,8 @@ play(async () => {
   const before = troubles.length;
   await shift("second");
   await Promise.all(workers.map((worker) => worker.close()));
-  await queue.obliterate();
+  // Few at a time: the script names none of the keys of its jobs.
+  await queue.obliterate({ count: 10 });
   await Promise.all([queue, events, flows].map((part) => part.close()));
   assert.deepStrictEqual(troubles.slice(0, before), []);
 });

@@ -2,12 +2,6 @@
 
 use super::{Application, OneCopy, Runtime, ThreeCopies};
 
-/// Scripts in transactions are not served yet where keys have several copies.
-const SCRIPTS_IN_TRANSACTIONS: ThreeCopies = ThreeCopies::Refused {
-    because: "no: scripts in transactions",
-    words: "is refused by quoit inside a transaction of a pool with replicas",
-};
-
 const fn python(name: &'static str, package: &'static str, program: &'static str) -> Application {
     Application {
         name,
@@ -44,11 +38,6 @@ impl Application {
     const fn together(self, begin: &'static str) -> Self {
         Self { one: OneCopy::Together(begin), ..self }
     }
-
-    /// It cannot do without scripts in transactions.
-    const fn scripts_in_transactions(self) -> Self {
-        Self { three: SCRIPTS_IN_TRANSACTIONS, ..self }
-    }
 }
 
 pub(super) const APPLICATIONS: &[Application] = &[
@@ -65,9 +54,9 @@ pub(super) const APPLICATIONS: &[Application] = &[
     python("Celery, broker and results", "celery", "celery_jobs.py")
         .told("`global_keyprefix` with a tag")
         .with(&["{celery}"]),
-    python("RQ with its scheduler", "rq", "rq_jobs.py").together("rq:").scripts_in_transactions(),
-    node("BullMQ", "bullmq", "bullmq.cjs").together("bull:").scripts_in_transactions(),
-    node("BullMQ", "bullmq", "bullmq.cjs").told("`prefix` with a tag").with(&["{bull}"]).scripts_in_transactions(),
+    python("RQ with its scheduler", "rq", "rq_jobs.py").together("rq:"),
+    node("BullMQ", "bullmq", "bullmq.cjs").together("bull:"),
+    node("BullMQ", "bullmq", "bullmq.cjs").told("`prefix` with a tag").with(&["{bull}"]),
     python("a queue in the shape of Sidekiq's", "redis", "sidekiq_queue.py").told("keys with a tag"),
     python("Django, cache and sessions", "django", "django_cache.py")
         .told("`KEY_PREFIX` \"site\"")

@@ -1,7 +1,7 @@
 //! Scripts and functions between `MULTI` and `EXEC`.
 
 use super::{APPEND, APPEND_DIGEST, LIBRARY, bulk, load};
-use crate::support::{Client, Fleet, PATIENCE, RedisServer, Value, encode, eventually};
+use crate::support::{Client, Cluster, Fleet, PATIENCE, Reach, RedisServer, Value, encode, eventually};
 
 /// The replies to a transaction of these requests.
 fn transact(client: &mut Client, requests: &[&[&str]]) -> Value {
@@ -40,6 +40,18 @@ fn a_transaction_runs_programs_like_a_server() {
         }
         assert_eq!(replies[0], replies[1]);
     }
+}
+
+/// Client libraries ask whether stores have a script before a pipeline: a store that is away is not asked.
+#[test]
+fn scripts_are_known_while_a_store_is_away_if_there_are_others() {
+    let Some(mut cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    cluster.stores[1].kill9();
+    let mut client = cluster.client(0);
+    eventually("it is noticed", PATIENCE, || client.command(&["SCRIPT", "LOAD", APPEND]) == bulk(APPEND_DIGEST));
+    assert_eq!(client.command(&["SCRIPT", "EXISTS", APPEND_DIGEST]), Value::Array(vec![Value::Integer(1)]));
+    let reply = transact(&mut client, &[&["EVALSHA", APPEND_DIGEST, "1", "k", "a"]]);
+    assert_eq!(reply, Value::Array(vec![Value::Integer(1)]));
 }
 
 #[test]
