@@ -84,6 +84,9 @@
 //!    right before the request.
 //! 3. A `Call` stands between the store and the session. `-NOSCRIPT` makes it look for the text and send both once more,
 //!    but only if [`backend::ReplySink::hold`] says that nothing which the client sent later has left.
+//! 4. Where the keys have several replicas, [`replication::Engine::serve`] makes the text part of a script of ours
+//!    ([`version::ClientScript`]), which one replica runs; a key that it uses and has not named ends the run, and it runs again
+//!    with that key (`src/replication/program.rs`).
 //!
 //! ## The path of one BLPOP
 //!

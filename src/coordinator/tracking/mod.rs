@@ -1,7 +1,7 @@
 //! Which clients have to be told that a key has changed: `CLIENT TRACKING`.
 //!
 //! While a client of this worker tracks keys, a connection to each node has the store tell of every change
-//! (`CLIENT TRACKING ON BCAST`), whoever makes it. A [`table::Table`] knows who has read what. Why so, and why that
+//! (`CLIENT TRACKING ON BCAST`), whoever makes it. A `Table` knows who has read what. Why so, and why that
 //! suffices where keys have several copies: `docs/decisions/2026-11-23-tracking.md`.
 //!
 //! # Invariants

@@ -26,7 +26,7 @@ pub enum Use {
     Write,
 }
 
-/// What a client does with a key now, until [`Table::end`].
+/// What a client does with a key now, until `Table::end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     pool: usize,
