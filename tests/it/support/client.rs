@@ -253,7 +253,13 @@ impl Client {
             self.read_at = 0;
         }
         let mut chunk = vec![0; 65_536];
-        let count = self.stream.read(&mut chunk)?;
+        // A read with a time limit is not taken up again by itself where a signal has interrupted it.
+        let count = loop {
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.received.extend_from_slice(&chunk[..count]);
         Ok(count)
     }
