@@ -331,7 +331,7 @@ impl<B: Backend> Proposal<B> {
         let mut pause = PAUSE_MIN;
         let jittered = |span: Duration| span.mul_f64(0.5 + f64::from((engine.backend.random() & 0xff) as u8) / 256.0);
         if !self.rest.is_zero() {
-            sleep(&engine.backend, jittered(self.rest.min(PAUSE_MAX))).await;
+            self.pause(engine, jittered(self.rest.min(PAUSE_MAX))).await;
         }
         let mut first = true;
         loop {
@@ -342,11 +342,11 @@ impl<B: Backend> Proposal<B> {
                 self.crowded = self.met.take();
                 if self.crowded && self.blocks.take() {
                     // Till they have ended, so that somebody gets all of the next ones.
-                    sleep(&engine.backend, jittered(Duration::from_millis(engine.patience_ms()) * 3 / 2)).await;
+                    self.pause(engine, jittered(Duration::from_millis(engine.patience_ms()) * 3 / 2)).await;
                 } else if self.crowded {
-                    sleep(&engine.backend, jittered(engine.round_trip.get())).await;
+                    self.pause(engine, jittered(engine.round_trip.get())).await;
                 } else {
-                    sleep(&engine.backend, jittered(pause)).await;
+                    self.pause(engine, jittered(pause)).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
@@ -667,6 +667,7 @@ impl<B: Backend> Proposal<B> {
                 ballot,
                 base_count,
                 without,
+                with: SmallVec::new(),
                 refused,
                 reply,
                 late: None,

@@ -2,13 +2,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::{PAUSE_MIN, Promise, Proposal};
 use crate::backend::Backend;
+use crate::protocol::resp::Version;
 use crate::replication::Engine;
-use crate::replication::round::sleep;
+use crate::replication::round::{Round, sleep};
+use crate::replication::wire::{Cursor, write_probe};
 use crate::version::{Ballot, OpId, Operations, Record};
 
 /// An earlier try that may have been applied. Each has an operation id of its own: which of them was applied says which
@@ -21,6 +24,8 @@ pub(in crate::replication) struct Try {
     /// Operations of states that do not have it, by key: what follows one of them does not have it either, unless it
     /// comes later.
     pub(in crate::replication) without: SmallVec<[Operations; 1]>,
+    /// The other way round, operations that came after it in a state that has it: what has one of them has it too.
+    pub(in crate::replication) with: SmallVec<[Operations; 1]>,
     /// Replicas that have refused the only message of it.
     pub(in crate::replication) refused: u8,
     /// What a replica that ran it has answered.
@@ -44,22 +49,45 @@ impl Try {
 
     /// A replica showed this record of a key.
     pub(in crate::replication) fn learn(&mut self, key: usize, record: &Record) {
-        if self.without.len() <= key {
-            self.without.resize(key + 1, SmallVec::new());
-        }
-        let Some(without) = self.without.get_mut(key) else { return };
-        let follows = || without.iter().any(|id| record.contains(OpId(*id)));
-        // A state that is older than it, or follows one without it and has it not among what came since.
-        if record.accepted < self.ballot || !record.contains(self.ballot.op_id()) && follows() {
-            for id in record.operations() {
-                if !without.contains(&id) {
-                    without.push(id);
-                }
+        for learned in [&mut self.with, &mut self.without] {
+            if learned.len() <= key {
+                learned.resize(key + 1, SmallVec::new());
             }
-            let excess = without.len().saturating_sub(LEARNED_MAX);
-            without.drain(..excess);
+        }
+        let ids = record.operations();
+        let since = ids.iter().position(|id| self.is_in(key, OpId(*id)));
+        let (Some(with), Some(without)) = (self.with.get_mut(key), self.without.get_mut(key)) else { return };
+        if let Some(since) = since {
+            remember(with, ids.get(since..).unwrap_or_default());
+            return;
+        }
+        // A state that is older than it, or follows one without it and has it not among what came since.
+        if record.accepted < self.ballot || without.iter().any(|id| record.contains(OpId(*id))) {
+            remember(without, &ids);
         }
     }
+
+    /// Whether it is in the state of a key, by what is known of it.
+    fn is_part_of(&self, key: usize, record: &Record) -> bool {
+        record.contains(self.ballot.op_id())
+            || self.with.get(key).into_iter().flatten().any(|id| record.contains(OpId(*id)))
+    }
+
+    /// Whether an operation on a key is the try, or came after it.
+    fn is_in(&self, key: usize, op: OpId) -> bool {
+        op.includes(self.ballot.op_id()) || self.with.get(key).into_iter().flatten().any(|id| op.includes(OpId(*id)))
+    }
+}
+
+/// Adds those that are new, and forgets the oldest where there are too many.
+fn remember(learned: &mut Operations, ids: &[u64]) {
+    for id in ids {
+        if !learned.contains(id) {
+            learned.push(*id);
+        }
+    }
+    let excess = learned.len().saturating_sub(LEARNED_MAX);
+    learned.drain(..excess);
 }
 
 /// Ids of operations that a try remembers; the newest are of use.
@@ -89,7 +117,58 @@ pub(super) enum Search {
     Unclear,
 }
 
+/// How long a pause may be without a look at the records: as many terms as a lineage remembers take longer, even where the
+/// network takes no time.
+const BLIND_MAX: Duration = Duration::from_millis(2);
+
 impl<B: Backend> Proposal<B> {
+    /// Waits. What others write meanwhile pushes what it knows out of the lineages, and with it the answer to what became of
+    /// earlier tries: as long as there are any, it looks now and then.
+    pub(super) async fn pause(&mut self, engine: &Engine<B>, span: Duration) {
+        let end = engine.backend.now().after(span);
+        loop {
+            let now = engine.backend.now();
+            if now >= end {
+                return;
+            }
+            let left = end.since(now);
+            if self.tries.is_empty() {
+                return sleep(&engine.backend, left).await;
+            }
+            sleep(&engine.backend, left.min(BLIND_MAX)).await;
+            if left > BLIND_MAX {
+                self.look(engine).await;
+            }
+        }
+    }
+
+    /// Has the tries learn from the records that a majority shows.
+    async fn look(&mut self, engine: &Engine<B>) {
+        let members = self.members.clone();
+        let records: SmallVec<[Vec<u8>; 1]> = self.keys.iter().map(|key| key.record.clone()).collect();
+        let write = |_: usize, _, out: &mut Vec<u8>| write_probe(out, records.iter().map(Vec::as_slice), None);
+        let round = Round::new(engine, &members, Version::Resp2, self.origin(), &write);
+        for at in 0..members.len() {
+            round.ask(at);
+        }
+        let mut due = self.majority();
+        while let Some((_, said)) = round.next().await {
+            let Ok(reply) = said else { continue };
+            let mut cursor = Cursor::new(&reply);
+            if cursor.array().is_none() {
+                continue;
+            }
+            for key in 0..records.len() {
+                let Some(record) = cursor.bulk().and_then(|bytes| Record::decode(bytes).ok()) else { break };
+                self.tries.iter_mut().for_each(|tried| tried.learn(key, &record));
+            }
+            due -= 1;
+            if due == 0 {
+                return;
+            }
+        }
+    }
+
     /// Whether what replicas still have to say may tell what became of a try.
     pub(super) fn may_clear_up(&mut self) -> bool {
         let before = self.tries.len();
@@ -107,7 +186,7 @@ impl<B: Backend> Proposal<B> {
             |at: usize| promises.iter().filter_map(move |promise| Some((promise.member, &promise.records.get(at)?.0)));
         let contains = |at: usize, tried: &Try| {
             let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
-            newest.is_some_and(|newest| newest.contains(tried.ballot.op_id()))
+            newest.is_some_and(|newest| tried.is_part_of(at, newest))
         };
         let mut clear = true;
         for (number, tried) in self.tries.iter().enumerate() {

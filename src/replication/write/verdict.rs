@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 use super::{Inner, Stage, Vote};
 use crate::backend::Backend;
 use crate::replication::Engine;
@@ -137,6 +139,7 @@ impl<B: Backend> Inner<B> {
             ballot: self.ballot,
             base_count: self.base.count,
             without: base.into_iter().collect(),
+            with: SmallVec::new(),
             refused,
             reply,
             late: self.late.clone(),
