@@ -222,6 +222,16 @@ impl<B: Backend> Engine<B> {
         if newest.is_zero() {
             return Repair::NoRecord;
         }
+        // What was sent to all and taken only by one whose word does not count: it would keep that when it votes.
+        let ahead = held.rebuilding.iter().filter(|(_, seen)| seen.accepted() > newest);
+        let ahead: SmallVec<[(usize, Ballot); 1]> = ahead.map(|(at, seen)| (*at, seen.accepted())).collect();
+        if let Some(ballot) = ahead.iter().map(|(_, ballot)| *ballot).max() {
+            self.hlc.saw(ballot, self.backend.wall_ms());
+            if !self.settle(Proposal::identity(self, group, members, key)).await {
+                return Repair::TooFew;
+            }
+            return Repair::Left(ahead.into_iter().map(|(at, _)| at).collect());
+        }
         if stale.is_empty() {
             return Repair::Left(stale);
         }

@@ -167,6 +167,11 @@ impl Run {
         }
         self.settle();
         self.look_at_replicas(if self.forgot() { Equal::Quorum } else { Equal::All });
+        // One may have been emptied since it was last looked at.
+        if !self.play_until(votes) {
+            self.violation("liveness: a store does not vote at the end");
+            return self.end();
+        }
         self.write_last();
         if !self.play_until(done) {
             self.violation("liveness: a write to all has no answer at the end");
