@@ -294,7 +294,7 @@ mod tests {
         check("COMMAND LIST FILTERBY PATTERN xre?d", "*1 $5 xread");
         check(
             "COMMAND LIST FILTERBY PATTERN CONFIG*",
-            "*4 $6 config $10 config|get $11 config|help $16 config|resetstat",
+            "*5 $6 config $10 config|get $11 config|help $16 config|resetstat $10 config|set",
         );
         check("COMMAND LIST FILTERBY MODULE x", "*0");
         check("COMMAND LIST FILTERBY ACLCAT nope", "*0");
@@ -316,7 +316,7 @@ mod tests {
     fn help_lists_the_served_subcommands() {
         let help = ask("CONFIG HELP", Resp::Two);
         assert!(
-            help.starts_with("*7 +CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are: +GET + "),
+            help.starts_with("*9 +CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are: +GET + "),
             "{help}"
         );
     }

@@ -284,7 +284,8 @@ mod tests {
         check("config GET maxmemory", "config|get");
         check("CONFIG GET", "config|get arity");
         check("CONFIG nonsense", "config unknown");
-        check("CONFIG SET a b", "config|set refused");
+        check("CONFIG SET a b", "config|set");
+        check("CONFIG REWRITE", "config|rewrite refused");
         check("COMMAND", "command");
         check("COMMAND COUNT", "command|count");
         check("MSET a 1 b 2", "mset");

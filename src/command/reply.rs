@@ -499,6 +499,28 @@ pub fn not_for_nodes(out: &mut Vec<u8>) {
     );
 }
 
+/// `CONFIG SET` of what is not for clients to set.
+pub fn setting_refused(out: &mut Vec<u8>, name: &[u8]) {
+    let name = String::from_utf8_lossy(name);
+    error_line(
+        out,
+        format_args!(
+            "ERR 'CONFIG SET {name}' is refused by quoit: its own settings are in its file, which it takes over by itself \
+             when it is edited; of those of the stores it passes on what says how values are kept, and \
+             notify-keyspace-events; connect to the nodes for anything else"
+        ),
+    );
+}
+
+/// `CONFIG SET maxmemory-policy` where keys have several copies.
+pub fn eviction_refused(out: &mut Vec<u8>) {
+    error(
+        out,
+        "ERR 'CONFIG SET maxmemory-policy' is refused by quoit: stores that drop keys by themselves cannot keep several \
+         copies of them alike; the policy is noeviction where replicas is above 1",
+    );
+}
+
 /// `QUOIT NODE … CONFIG GET` of a password.
 pub fn node_secrets(out: &mut Vec<u8>) {
     error(out, "ERR QUOIT NODE does not show the passwords of stores; name settings that none of them matches");

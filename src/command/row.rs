@@ -301,6 +301,7 @@ pub enum LocalVerb {
     Command,
     Commandlog,
     ConfigGet,
+    ConfigSet,
     ConfigResetstat,
     /// `DEBUG SLEEP`.
     Debug,

@@ -205,7 +205,7 @@ fn big_replies_that_nobody_wants() {
         client.send(b"CLIENT REPLY OFF\r\nGET big\r\nMGET big some\r\nGET some\r\nCLIENT REPLY ON\r\n");
         assert_eq!(client.receive().value.text(), "OK");
         client.send(b"CLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\n");
-        assert_eq!(client.line("ECHO next").text(), "next", "ON is the one that is skipped");
+        assert_eq!(client.receive().value.text(), "OK", "ON ends SKIP");
     }
 }
 

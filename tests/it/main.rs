@@ -48,6 +48,7 @@ mod reload;
 mod replication;
 #[cfg(test)]
 mod scripting;
+mod settings;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

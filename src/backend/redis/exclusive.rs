@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::connection::Connection;
 use super::node::Node;
@@ -102,15 +102,18 @@ impl Exclusive {
         answer.await.unwrap_or_else(|_| Err(failure(Cause::Broken("closed".into()))))
     }
 
-    /// Asks the store for its number of this connection, if that is not known yet. What is sent next follows at once.
+    /// Asks the store for its number of this connection, if that is not known yet. What is sent next follows at once. `known`
+    /// hears of it when the store has answered: it reads by then, and what was sent next is there.
     ///
     /// # Errors
     /// What can be refused at once.
-    pub fn identify(&self) -> Result<(), Cause> {
+    pub fn identify(&self, known: &Rc<Notify>) -> Result<(), Cause> {
         if self.connection.store_id.get().is_some() {
+            known.notify_one();
             return Ok(());
         }
-        let sink: Rc<dyn ReplySink> = Rc::new(Identity(Rc::downgrade(&self.connection)));
+        let sink: Rc<dyn ReplySink> =
+            Rc::new(Identity { connection: Rc::downgrade(&self.connection), known: Rc::clone(known) });
         self.send(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", &sink, Tag::default())
     }
 
@@ -155,14 +158,18 @@ impl Drop for Exclusive {
 }
 
 /// Takes note of a connection's number.
-struct Identity(Weak<Connection>);
+struct Identity {
+    connection: Weak<Connection>,
+    known: Rc<Notify>,
+}
 
 impl ReplySink for Identity {
     fn reply(self: Rc<Self>, _: Tag, piece: Piece<'_>) -> Flow {
-        if let (Piece::Whole(bytes), Some(connection)) = (piece, self.0.upgrade()) {
+        if let (Piece::Whole(bytes), Some(connection)) = (piece, self.connection.upgrade()) {
             let digits = bytes.strip_prefix(b":").and_then(|line| line.strip_suffix(b"\r\n"));
             let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
             connection.store_id.set(number);
+            self.known.notify_one();
         }
         Flow::Continue
     }

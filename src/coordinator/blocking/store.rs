@@ -131,19 +131,24 @@ impl Job {
             }
         };
         let relay = Relay::new(self);
+        let known = Rc::new(Notify::new());
         let sink: Rc<dyn ReplySink> = Rc::<Relay>::clone(&relay);
         let sent = exclusive
-            .identify()
+            .identify(&known)
             .and_then(|()| exclusive.send_patiently(&self.frame(self.left()), &sink, Tag::default()));
         if let Err(cause) = sent {
             self.fail(node, cause);
             return End::Over;
         }
-        self.block.count();
         loop {
             let wish = tokio::select! {
                 biased; // What the store said came first.
                 passed = relay.done() => return Self::ended(exclusive, passed),
+                // Whoever sees that this client waits may rely on it that the store has the request.
+                () = known.notified() => {
+                    self.block.count();
+                    continue;
+                }
                 wish = self.block.wished() => wish,
             };
             match wish {

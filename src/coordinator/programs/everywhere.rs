@@ -104,6 +104,59 @@ impl Coordinator {
     }
 }
 
+/// What clients say to the stores themselves.
+impl Coordinator {
+    /// Whether some keys that the clients of a listener can reach have several copies.
+    pub fn has_copies(&self, listener: &Listener) -> bool {
+        pools_of(listener).into_iter().any(|pool| self.groups.has(pool))
+    }
+
+    /// The nodes of all pools that the clients of a listener can reach.
+    pub fn nodes_of(view: &View, listener: &Listener) -> Vec<Rc<Node>> {
+        reach(view, listener)
+    }
+
+    /// Tells all these nodes something, on behalf of a client; their answer, if they give the same one. `verb` is for people.
+    pub async fn tell_all(nodes: &[Rc<Node>], verb: &str, frame: &[u8], origin: usize) -> Vec<u8> {
+        let gather = Gather::new(origin);
+        for node in nodes {
+            gather.ask(node, 1, &mut |out| out.extend_from_slice(frame));
+        }
+        let labels = nodes.iter().map(|node| Arc::clone(&node.options().label));
+        let said: Vec<Said> = labels.zip(gather.all().await).map(|(label, answer)| Said { label, answer }).collect();
+        all_alike(verb, &said)
+    }
+
+    /// The names and values that a node answers to these requests. What it has not, it answers nothing to.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub async fn pairs_of(
+        node: &Rc<Node>,
+        frames: impl Iterator<Item = Vec<u8>>,
+        origin: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+        let gather = Gather::new(origin);
+        frames.for_each(|frame| gather.ask(node, 1, &mut |out| out.extend_from_slice(&frame)));
+        let mut pairs = Vec::new();
+        for answer in gather.all().await {
+            let reply = match answer {
+                Ok(reply) => reply,
+                Err(Miss::Failed(failure)) => return Err(failure),
+                Err(Miss::TooLong) => continue,
+            };
+            let mut cursor = Cursor::new(&reply);
+            let words = cursor.array().unwrap_or(0);
+            for _ in 0..words / 2 {
+                if let (Some(name), Some(value)) = (cursor.bulk(), cursor.bulk()) {
+                    pairs.push((name.to_vec(), value.to_vec()));
+                }
+            }
+        }
+        Ok(pairs)
+    }
+}
+
 impl Drop for Errand {
     fn drop(&mut self) {
         self.coordinator.context.released(self.frame.len());

@@ -127,10 +127,8 @@ impl Session {
     pub(super) fn set_replies(&self, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
         let mut inner = self.inner.borrow_mut();
         if args.is_word(2, "ON") {
-            // After `SKIP`, this is the request that is skipped.
-            if inner.replies == Replies::Off {
-                inner.replies = Replies::On;
-            }
+            // Also after `SKIP`, which it ends.
+            inner.replies = Replies::On;
             reply::ok(out);
             return true;
         }

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::session::Session;
 use crate::clock::Moment;
-use crate::command::reply::{self, Resp};
-use crate::command::{Args, glob};
+use crate::command::{Args, reply};
+
 use crate::config::{Bind, Listener};
 use crate::metrics::Traffic;
 use crate::topology::View;
@@ -279,12 +279,12 @@ pub(super) fn reset_stats(session: &Session, out: &mut Vec<u8>) {
 }
 
 /// `CONFIG GET` of what exists here or what clients ask at start (redis-benchmark: `save`, `appendonly`).
-pub(super) fn config_get(session: &Session, listener: &Listener, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) {
+pub(super) fn settings(session: &Session, listener: &Listener) -> [(&'static str, String); 17] {
     let topology = &session.worker.view().topology;
     let proxy = &topology.config.proxy;
     let output = listener.client_output_bytes_max;
     let address = listener.bind.tcp();
-    let settings = [
+    [
         ("appendonly", "no".to_owned()),
         ("bind", address.map_or_else(String::new, |address| address.ip().to_string())),
         ("client-output-buffer-limit", format!("normal {output} 0 0 slave 0 0 0 pubsub {output} 0 0")),
@@ -295,7 +295,6 @@ pub(super) fn config_get(session: &Session, listener: &Listener, resp: Resp, arg
         ("latency-monitor-threshold", "0".to_owned()),
         ("maxclients", proxy.clients_max.to_string()),
         ("maxmemory", proxy.memory_bytes_max.to_string()),
-        ("maxmemory-policy", "noeviction".to_owned()),
         ("port", address.map_or(0, |address| address.port()).to_string()),
         ("proto-max-bulk-len", listener.request_bytes_max.to_string()),
         ("save", String::new()),
@@ -303,18 +302,7 @@ pub(super) fn config_get(session: &Session, listener: &Listener, resp: Resp, arg
         ("slowlog-max-len", proxy.slowlog_len.to_string()),
         ("timeout", listener.idle_timeout.map_or(0, |timeout| timeout.as_secs()).to_string()),
         ("unixsocket", if let Bind::Unix(path) = &listener.bind { path.display().to_string() } else { String::new() }),
-    ];
-    let asked: Vec<String> =
-        args.iter().skip(2).map(|pattern| String::from_utf8_lossy(pattern).to_ascii_lowercase()).collect();
-    let found: Vec<_> = settings
-        .iter()
-        .filter(|(name, _)| asked.iter().any(|pattern| glob(pattern.as_bytes(), name.as_bytes())))
-        .collect();
-    reply::map_header(out, resp, found.len());
-    for (name, value) in found {
-        reply::bulk(out, name.as_bytes());
-        reply::bulk(out, value.as_bytes());
-    }
+    ]
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::class_of;
 use super::session::Session;
-use super::{acl, auth, blocking, clients, cluster, minor, monitor, pubsub, quoit, slowlog, tracking};
+use super::{acl, auth, blocking, clients, cluster, minor, monitor, pubsub, quoit, settings, slowlog, tracking};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, introspect};
@@ -71,7 +71,8 @@ pub(super) fn answer(
         LocalVerb::ClusterDisabled => return cluster::refuse(listener, row, out),
         LocalVerb::Command => introspect::command(out, resp, row, args),
         LocalVerb::Help => introspect::help(out, row),
-        LocalVerb::ConfigGet => info::config_get(session, listener, resp, args, out),
+        LocalVerb::ConfigGet => return settings::get(session, view, listener, row, resp, args, out),
+        LocalVerb::ConfigSet => return settings::set(session, view, listener, row, args, out),
         LocalVerb::ConfigResetstat => info::reset_stats(session, out),
         LocalVerb::Info => {
             reply::verbatim_text(out, resp, info::info(session, view, listener, args).as_bytes());
@@ -86,7 +87,7 @@ pub(super) fn answer(
         LocalVerb::Acl => return acl::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Commandlog | LocalVerb::Slowlog => return slowlog::answer(session, row, args, out),
-        LocalVerb::Debug => return minor::debug(session, row, args, out),
+        LocalVerb::Debug => return minor::debug(session, view, listener, row, args, out),
         LocalVerb::Latency => return minor::latency(row, resp, args, out),
         LocalVerb::Lolwut => return minor::lolwut(resp, args, out),
         LocalVerb::Monitor => return monitor::start(session, listener, row),

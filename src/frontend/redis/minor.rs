@@ -1,15 +1,20 @@
-//! Verbs with a small answer of quoit's own: `WAIT`, `WAITAOF`, `LATENCY`, `DEBUG SLEEP`, `LOLWUT`.
+//! Verbs with a small answer of quoit's own: `WAIT`, `WAITAOF`, `LATENCY`, `DEBUG`, `LOLWUT`.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::clients::number;
 use super::local::{Local, answer_later, refused};
+use super::nodes;
 use super::session::Session;
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, Row};
 use crate::config::{Config, Listener};
 use crate::metrics::Outcome;
+use crate::topology::View;
+
+/// What `DEBUG` says of a key without changing anything.
+const LOOKS: [&str; 4] = ["DIGEST-VALUE", "HTSTATS-KEY", "OBJECT", "SDSLEN"];
 
 /// How often a client that sleeps is looked at: it may have gone, or the proxy drains.
 const SLEEP_STEP: Duration = Duration::from_millis(50);
@@ -97,11 +102,23 @@ pub(super) fn latency(row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>)
 }
 
 /// `DEBUG SLEEP seconds` holds up this client and nobody else; nothing else of `DEBUG` is served.
-pub(super) fn debug(session: &Rc<Session>, row: &Row, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
+pub(super) fn debug(
+    session: &Rc<Session>,
+    view: &View,
+    listener: &Listener,
+    row: &Row,
+    args: &Args<'_>,
+    out: &mut Vec<u8>,
+) -> Local {
+    let is_about_a_key = LOOKS.iter().any(|word| args.is_word(1, word));
+    if let (true, Some(key), 3) = (is_about_a_key, args.get(2), args.len()) {
+        return nodes::ask_owner(session, view, listener, row, args, key, out);
+    }
     let seconds = args.get(2).and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok());
     if !args.is_word(1, "SLEEP") || args.len() != 3 {
         return refused(out, |out| {
-            reply::refused(out, row, "but for DEBUG SLEEP it looks into one server; connect to that node");
+            let reason = "but for DEBUG SLEEP and what looks at one key it is about one server; connect to that node";
+            reply::refused(out, row, reason);
         });
     }
     // What is no number counts as nothing, as with the servers' strtod.

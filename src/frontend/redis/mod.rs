@@ -22,6 +22,7 @@ mod quoit;
 mod requests;
 mod scripting;
 mod session;
+mod settings;
 mod slowlog;
 mod tls;
 mod tracking;

@@ -1,14 +1,18 @@
-//! `QUOIT NODE name command …`: asks one node, by its name, something that is about that node and changes nothing.
+//! `QUOIT NODE name command …`: asks one node, by its name, something that is about that node and changes nothing. And
+//! what is asked of the node that has a key.
 
 use std::rc::Rc;
 
 use super::local::{Local, refused};
 use super::output::Last;
+use super::quoit::home;
 use super::requests::class_of;
 use super::session::Session;
+use crate::backend::redis::Node;
 use crate::backend::{Failure, ReplySink, Tag};
 use crate::command::reply;
 use crate::command::{Args, Row, glob};
+use crate::config::Listener;
 use crate::coordinator;
 use crate::protocol::resp::{write_bulk, write_header};
 use crate::topology::{Place, View};
@@ -78,14 +82,41 @@ pub(super) fn answer(session: &Rc<Session>, view: &View, row: &Row, args: &Args<
     if allowed.name == "config|get" && asked.iter().skip(2).any(is_secret) {
         return refused(out, reply::node_secrets);
     }
+    let words: Vec<&[u8]> = asked.iter().collect();
+    pass_on(session, node, row, &words)
+}
+
+/// Asks the node that has a key, or the first of those that have it, something about that key: the third word of `args`.
+pub(super) fn ask_owner(
+    session: &Rc<Session>,
+    view: &View,
+    listener: &Listener,
+    row: &Row,
+    args: &Args<'_>,
+    key: &[u8],
+    out: &mut Vec<u8>,
+) -> Local {
+    let home = home(view, listener, key);
+    let owner = home.as_ref().and_then(|home| view.owner(home.pool, &home.key));
+    let (Some(home), Some((_, node))) = (&home, owner) else { return refused(out, reply::no_pool) };
+    let mut words: Vec<&[u8]> = args.iter().collect();
+    if let Some(word) = words.get_mut(2) {
+        *word = &home.key;
+    }
+    pass_on(session, node, row, &words)
+}
+
+fn pass_on(session: &Rc<Session>, node: &Rc<Node>, row: &Row, words: &[&[u8]]) -> Local {
     let version = session.inner.borrow().version;
     let slot = session.open_slot(class_of(row));
     let sink: Rc<dyn ReplySink> = Rc::<Session>::clone(session);
     let mut write = |out: &mut Vec<u8>| {
-        write_header(out, b'*', asked.len());
-        asked.iter().for_each(|word| write_bulk(out, word));
+        write_header(out, b'*', words.len());
+        for word in words {
+            write_bulk(out, word);
+        }
     };
-    let bytes = asked.iter().map(|word| word.len() + 16).sum();
+    let bytes = words.iter().map(|word| word.len() + 16).sum();
     if let Err(cause) = node.send_with(bytes, &mut write, version, &sink, Tag { slot, part: 0 }) {
         let failure = Failure { node: std::sync::Arc::clone(&node.options().label), cause };
         let mut answer = Vec::new();

@@ -95,14 +95,14 @@ fn set_level(session: &Session, view: &View, listener: &Listener, word: &[u8], o
 }
 
 /// Where a key lives, as its listener sees it.
-struct Home<'v> {
-    pool: usize,
+pub(super) struct Home<'v> {
+    pub(super) pool: usize,
     config: &'v Pool,
-    key: Vec<u8>,
+    pub(super) key: Vec<u8>,
     level: Option<Level>,
 }
 
-fn home<'v>(view: &'v View, listener: &Listener, key: &[u8]) -> Option<Home<'v>> {
+pub(super) fn home<'v>(view: &'v View, listener: &Listener, key: &[u8]) -> Option<Home<'v>> {
     let route = listener.route(key);
     let pool = route.map_or(listener.pool, |route| route.pool);
     Some(Home {

@@ -330,6 +330,7 @@ fn is_served_alone(verb: LocalVerb) -> bool {
             | LocalVerb::Wait
             | LocalVerb::Waitaof
             | LocalVerb::Monitor
+            | LocalVerb::ConfigSet
             | LocalVerb::Debug
     )
 }

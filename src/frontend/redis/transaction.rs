@@ -16,6 +16,7 @@ use super::local::{self, Local, resp_of};
 use super::output::Last;
 use super::requests::{Handled, class_of};
 use super::session::Session;
+use super::settings;
 use crate::backend::redis::Exclusive;
 use crate::backend::{Failure, Flow, Piece, ReplySink, Stores, Tag};
 use crate::command::{Args, Flag, Handling, LocalVerb, PubSubVerb, Row, TransactionVerb, reply};
@@ -450,7 +451,7 @@ fn check(
             }
             Ok(place)
         }
-        Handling::Local(verb) if answers_at_once(verb) => Ok(None),
+        Handling::Local(verb) if answers_at_once(verb, request) => Ok(None),
         // Whoever listens does so on every node: it may be published on that of the keys.
         Handling::Transaction(_) | Handling::PubSub(PubSubVerb::Publish) => Ok(None),
         Handling::Local(_) | Handling::Keyspace(_) | Handling::Programs(_) | Handling::PubSub(_) => {
@@ -469,20 +470,23 @@ fn check(
 }
 
 /// Whether a local verb has its reply at once, and does not change how replies look.
-fn answers_at_once(verb: LocalVerb) -> bool {
-    !matches!(
-        verb,
-        LocalVerb::ClientKill
-            | LocalVerb::ClientList
-            | LocalVerb::ClientPause
-            | LocalVerb::ClientReply
-            | LocalVerb::ClientTracking
-            | LocalVerb::ClientUnblock
-            | LocalVerb::ClientUnpause
-            | LocalVerb::Debug
-            | LocalVerb::Hello
-            | LocalVerb::HttpRequest
-            | LocalVerb::Monitor
-            | LocalVerb::Quoit
-    )
+fn answers_at_once(verb: LocalVerb, request: &Request<'_>) -> bool {
+    let asks_stores = verb == LocalVerb::ConfigGet && settings::asks_stores(&request.args);
+    !asks_stores
+        && !matches!(
+            verb,
+            LocalVerb::ClientKill
+                | LocalVerb::ClientList
+                | LocalVerb::ClientPause
+                | LocalVerb::ClientReply
+                | LocalVerb::ClientTracking
+                | LocalVerb::ClientUnblock
+                | LocalVerb::ClientUnpause
+                | LocalVerb::ConfigSet
+                | LocalVerb::Debug
+                | LocalVerb::Hello
+                | LocalVerb::HttpRequest
+                | LocalVerb::Monitor
+                | LocalVerb::Quoit
+        )
 }
