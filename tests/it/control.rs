@@ -344,7 +344,7 @@ fn one_client_sleeps_alone() {
     for line in ["DEBUG SLEEP 0", "DEBUG SLEEP x", "DEBUG SLEEP -1"] {
         assert_eq!(sleeper.line(line), ok(), "{line}");
     }
-    let refused = sleeper.line("DEBUG OBJECT k");
+    let refused = sleeper.line("DEBUG RELOAD");
     assert!(refused.is_error() && refused.text().contains("'DEBUG' is refused by quoit"), "{refused:?}");
 }
 

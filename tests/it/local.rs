@@ -87,7 +87,7 @@ fn the_connection_survives_what_is_not_served() {
         "SYNC",
         "SHUTDOWN NOSAVE",
         "REPLICAOF NO ONE",
-        "DEBUG OBJECT k",
+        "DEBUG RELOAD",
         "MIGRATE h 1 k 0 1",
         "SAVE",
         "SWAPDB 0 1",
