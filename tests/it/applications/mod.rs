@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use self::table::APPLICATIONS;
@@ -203,8 +203,13 @@ fn check_refused(application: &Application, words: &str) {
     assert!(complaints.contains(words), "{}: {complaints}", application.program);
 }
 
+/// One application at a time: each is several processes that have a second of patience with each other here and there, and
+/// two cores are soon full.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// All that a program does.
 fn check(program: &str) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut found = 0;
     for application in APPLICATIONS.iter().filter(|application| application.program == program) {
         found += 1;
