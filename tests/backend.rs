@@ -189,6 +189,7 @@ impl World {
             address,
             tls: None,
             credentials: None,
+            database: 0,
             scripts: Arc::default(),
             connect_timeout: PATIENCE,
             queue_timeout: PATIENCE,

@@ -60,6 +60,8 @@ def explicit_decisions(decisions, names):
         decide(verb, f"Handling::Local(LocalVerb::{local})")
     for verb in decisions["blocking"]["verbs"]:
         decide(verb, "Handling::Blocking")
+    for verb in decisions["to_database"]["verbs"]:
+        decide(verb, "Handling::ToDatabase")
     for section, variant in (("later", "Later"), ("refused", "Refused")):
         for entry in decisions[section]:
             for verb in entry["verbs"]:
@@ -112,7 +114,8 @@ def replication_of(row, explicit, handling):
     """A decision, or what the facts settle; a verb that writes is never settled by silence."""
     name = row["name"]
     found = explicit.get(name)
-    if found is None and handling.startswith("Handling::Local"):
+    # Pools that keep several copies have one database: quoit itself says that there is no other.
+    if found is None and (handling.startswith("Handling::Local") or handling == "Handling::ToDatabase"):
         found = "Local"
     if found is None and handling.startswith("Handling::Refused"):
         found = "Refused"
@@ -206,6 +209,8 @@ class Table:
         for entry in decisions["variant"]:
             if entry.get("blocking"):
                 handling = "Handling::Blocking"
+            elif entry.get("to_database"):
+                handling = "Handling::ToDatabase"
             elif "later" in entry:
                 handling = f"Handling::Later({text(entry['later'])})"
             else:

@@ -265,6 +265,7 @@ mod tests {
                 Handling::Later(_) => format!("{} later", row.name),
                 Handling::Refused(_) => format!("{} refused", row.name),
                 Handling::Blocking => format!("{} blocks", row.name),
+                Handling::ToDatabase => format!("{} to a database", row.name),
                 _ => row.name.to_owned(),
             },
             Err(Unsupported::UnknownCommand) => "unknown".to_owned(),
@@ -312,9 +313,9 @@ mod tests {
         check("SORT k LIMIT 0 by BY w_*", "sort refused");
         check("SORT_RO k GET o_*->f", "sort_ro refused");
         check("COPY a b", "copy");
-        check("COPY a b DB 0", "copy");
-        check("COPY a b REPLACE db 1", "copy refused");
-        check("COPY a b DB", "copy refused");
+        check("COPY a b DB 0", "copy to a database");
+        check("COPY a b REPLACE db 1", "copy to a database");
+        check("COPY a b DB", "copy to a database");
     }
 
     #[test]
@@ -322,7 +323,11 @@ mod tests {
         fn walk(row: &'static Row) {
             match row.handling {
                 Handling::Forward => assert!(row.single_key_at.is_some(), "{}", row.name),
-                Handling::SameNode | Handling::Split(_) | Handling::Run(_) | Handling::Blocking => {
+                Handling::SameNode
+                | Handling::Split(_)
+                | Handling::Run(_)
+                | Handling::Blocking
+                | Handling::ToDatabase => {
                     assert!(!row.keys.is_empty(), "{}", row.name);
                 }
                 Handling::Keyspace(_) | Handling::Programs(_) => assert!(row.keys.is_empty(), "{}", row.name),

@@ -440,9 +440,30 @@ pub fn auth_without_password(out: &mut Vec<u8>) {
     );
 }
 
-/// `SELECT` of a database other than 0.
+/// A database that the pool does not have.
 pub fn no_such_database(out: &mut Vec<u8>) {
     error(out, "ERR DB index is out of range");
+}
+
+/// `MOVE` to the database that the key is in.
+pub fn same_object(out: &mut Vec<u8>) {
+    error(out, "ERR source and destination objects are the same");
+}
+
+/// A key in, or on its way to, a database that its pool does not have.
+pub fn too_few_databases(out: &mut Vec<u8>, row: &Row, pool: &str, databases: u16) {
+    let last = databases.saturating_sub(1);
+    let what = if databases > 1 { format!("databases 0 to {last}") } else { "database 0 alone".to_owned() };
+    error_line(
+        out,
+        format_args!("ERR '{}' is refused by quoit: pool {pool} has {what}; SELECT another database", spoken(row)),
+    );
+}
+
+/// `SELECT` of another database, where that would concern more than what comes after it. `what` is where, and `mend` what to
+/// do first.
+pub fn select_refused(out: &mut Vec<u8>, what: &str, mend: &str) {
+    error_line(out, format_args!("ERR 'SELECT' of another database is refused by quoit {what}: {mend}"));
 }
 
 /// `SELECT` of a number that no server counts to.
@@ -468,6 +489,11 @@ pub fn cluster_disabled(out: &mut Vec<u8>) {
 /// `CLUSTER REPLICAS` and its like of a node that is not the emulated one.
 pub fn unknown_cluster_node(out: &mut Vec<u8>, id: &[u8]) {
     error_bytes(out, &[b"ERR Unknown node ", c_string(id, ECHO_BYTES_MAX)]);
+}
+
+/// `MOVE` where a cluster is emulated.
+pub fn move_in_cluster(out: &mut Vec<u8>) {
+    error(out, "ERR MOVE is not allowed in cluster mode");
 }
 
 /// `SELECT` of a database other than 0, where a cluster is emulated.

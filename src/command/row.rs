@@ -63,6 +63,7 @@ impl Row {
             | Handling::Programs(_)
             | Handling::Blocking
             | Handling::PubSub(_)
+            | Handling::ToDatabase
             | Handling::Local(_) => true,
         }
     }
@@ -131,6 +132,8 @@ pub enum Handling {
     Blocking,
     /// Publishes or listens to messages, or asks who does.
     PubSub(PubSubVerb),
+    /// Brings a key to another database of the same node, which its pool must have.
+    ToDatabase,
     /// Answered by quoit itself.
     Local(LocalVerb),
     /// Not served yet, for this reason.
@@ -193,8 +196,10 @@ pub enum SplitRule {
 pub enum KeyspaceVerb {
     /// How many keys there are.
     Dbsize,
-    /// `FLUSHALL` and `FLUSHDB`: quoit has one database.
+    /// All keys of the client's database: `FLUSHDB`.
     Flush,
+    /// All keys of all databases: `FLUSHALL`.
+    FlushAll,
     /// All names at once.
     Keys,
     /// Any one name.

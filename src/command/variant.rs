@@ -23,7 +23,7 @@ pub enum Condition {
     /// `SORT` and `SORT_RO` with a `BY` or `GET` pattern that names other keys. A pattern without `*` names none: `BY
     /// nosort` only turns sorting off, and `GET` of such a pattern answers nil.
     SortsByOtherKeys,
-    /// `COPY … DB n`. `DB 0` is allowed: it is the database quoit serves.
+    /// `COPY … DB n`.
     CopiesToDatabase,
 }
 
@@ -33,8 +33,7 @@ impl Condition {
         match self {
             Self::Blocks => stream_options(args).block_at.is_some(),
             Self::SortsByOtherKeys => sorts_by_other_keys(args),
-            Self::CopiesToDatabase => (3..args.len())
-                .any(|at| args.is_word(at, "DB") && args.get(at + 1).is_none_or(|number| !is_zero(number))),
+            Self::CopiesToDatabase => (3..args.len()).any(|at| args.is_word(at, "DB")),
         }
     }
 }
@@ -56,8 +55,4 @@ fn sorts_by_other_keys(args: &Args<'_>) -> bool {
         at += 1;
     }
     false
-}
-
-fn is_zero(number: &[u8]) -> bool {
-    number == b"0"
 }

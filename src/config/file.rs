@@ -453,6 +453,13 @@ pub(super) struct PoolTable {
     /// more than there are nodes, and a reload cannot change it.
     #[schemars(range(min = 1, max = 7))]
     pub(super) replicas: At<u8>,
+    /// How many databases clients may `SELECT`. Default: 16, the number of Redis; 1 with more than one replica, which
+    /// cannot have more: the records of keys and what a store knows of its pool are kept in database 0. Database 0 costs the
+    /// same whatever this is. Each other one that clients use has connections of its own to the stores. Not more than the stores'
+    /// own `databases`.
+    #[schemars(range(min = 1, max = 1_024))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) databases: Option<At<u16>>,
     /// What commands want of the replicas before they are answered. Default: `linearizable`. Only with more than one
     /// replica. A route may name another for its keys. Unless it is `eventual`, the stores must not evict keys:
     /// `maxmemory-policy noeviction`.
@@ -535,8 +542,8 @@ pub(super) struct PoolTable {
     /// an overload error. Less answers sooner when a node is slow; more holds more in memory.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub(super) in_flight_max: usize,
-    /// How many store connections each worker may hold to each node for clients that need one to themselves: those that
-    /// `WATCH` keys or wait in a blocking command. Beyond it such a request is answered with an overload error.
+    /// How many store connections each worker may hold to each node, in each database, for clients that need one to
+    /// themselves: those that `WATCH` keys or wait in a blocking command. Beyond it such a request is answered with an overload error.
     /// Less bounds what stores have to accept; more lets more clients wait. It should be above the number of clients that
     /// block at a time.
     #[schemars(range(min = 0, max = 65_536))]
@@ -558,6 +565,7 @@ impl Default for PoolTable {
             name: None,
             protocol: Protocol::Redis,
             replicas: At { value: 1, span: 0..0 },
+            databases: None,
             level: None,
             write_quorum: None,
             read_quorum: None,

@@ -216,6 +216,8 @@ pub struct Pool {
     pub protocol: Protocol,
     /// On how many nodes each key is kept: not more than there are. The same number as in `quorums`.
     pub replicas: u32,
+    /// How many databases clients may select; 1 with more than one replica.
+    pub databases: u16,
     /// How many of them must answer. They [meet](Quorums::check) if the level of the pool or of a route to it needs that.
     pub quorums: Quorums,
     /// What commands want of the replicas unless their route says otherwise; `linearizable` with one replica.

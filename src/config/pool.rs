@@ -35,6 +35,7 @@ impl Check<'_> {
             name: table.name.as_ref()?.value.clone(),
             protocol: table.protocol,
             replicas: u32::from(table.replicas.value),
+            databases: self.databases(table),
             quorums,
             level,
             operation_timeout: Duration::from_millis(table.operation_timeout_ms),

@@ -16,6 +16,9 @@ use super::pool;
 use crate::quorum::{Level, QuorumError, Quorums};
 use crate::ring::Placement;
 
+/// How many databases a pool has unless its file says otherwise: Redis's number.
+const DATABASES: u16 = 16;
+
 impl Check<'_> {
     /// The quorums and the level of a pool.
     pub(super) fn replication(&mut self, table: &PoolTable) -> (Quorums, Level) {
@@ -45,6 +48,20 @@ impl Check<'_> {
         } else if level.value.needs_quorums() && !pools_own.needs_quorums() {
             self.quorums_meet(level.value, Some(&level.span), pool);
         }
+    }
+
+    /// How many databases a pool has. Replicated ones have the one that their records and fences are in.
+    pub(super) fn databases(&mut self, table: &PoolTable) -> u16 {
+        let Some(databases) = &table.databases else {
+            return if table.replicas.value > 1 { 1 } else { DATABASES };
+        };
+        if table.replicas.value > 1 && databases.value > 1 {
+            let fault = Fault::new(&databases.span, "a pool that keeps several copies of each key has one database")
+                .label("records and fences are kept in database 0")
+                .help("remove it, or set `databases = 1`");
+            self.push(fault.related(&table.replicas.span, "the replicas of this pool"));
+        }
+        databases.value
     }
 
     /// Whether `replicas` is what the file says, and not what stands in for something that was refused.

@@ -197,6 +197,7 @@ impl Coordinator {
     ) -> Verdict {
         let target = Target { view, listener };
         if self.replicates.get()
+            && view.database() == 0 // Pools with several replicas have no other.
             && let Some(verdict) = self.dispatch_replicated(&target, request, sink, Tag { slot, part: 0 }, out)
         {
             return verdict;

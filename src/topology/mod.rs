@@ -11,6 +11,8 @@
 //! - Health never changes placement (FAILURES F1).
 //! - A replicated pool keeps its ring while it is served.
 
+mod database;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -161,6 +163,7 @@ fn node_options(pool: &Pool, node: &crate::config::Node, tls: Option<&ClientTls>
             .password
             .as_ref()
             .map(|password| Credentials { username: node.username.clone(), password: password.expose().to_owned() }),
+        database: 0,
         // Only pools with more than one replica run scripts.
         scripts: if pool.replicas > 1 { scripts() } else { Arc::default() },
         connect_timeout: pool.timeouts.connect,
@@ -184,6 +187,8 @@ pub struct View {
     /// What it is a view of.
     pub topology: Arc<Topology>,
     pools: Vec<Vec<Rc<Node>>>,
+    /// The database in which its nodes' connections are.
+    database: u16,
 }
 
 /// Names a node within a view.
@@ -218,13 +223,18 @@ impl View {
                     .collect()
             })
             .collect();
-        let view = Self { topology, pools };
-        if let Some(previous) = previous {
-            for node in previous.nodes().filter(|old| !view.nodes().any(|new| Rc::ptr_eq(old, new))) {
+        let view = Self { topology, pools, database: 0 };
+        view.let_go_of(previous);
+        view
+    }
+
+    /// Lets go of the nodes that an earlier view has and this one has not.
+    fn let_go_of(&self, previous: Option<&Self>) {
+        for node in previous.into_iter().flat_map(Self::nodes) {
+            if !self.nodes().any(|new| Rc::ptr_eq(node, new)) {
                 node.leave();
             }
         }
-        view
     }
 
     fn nodes_of(&self, pool: &str) -> Option<&Vec<Rc<Node>>> {

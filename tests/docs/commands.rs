@@ -50,7 +50,7 @@ const DIFFERS: &[(&str, &str)] = &[
     ("fcall", "as `EVAL`"),
     ("fcall_ro", "as `EVAL`"),
     ("flushall", "one node after another is emptied; with several copies key by key"),
-    ("flushdb", "as `FLUSHALL`"),
+    ("flushdb", "as `FLUSHALL`, of the client's database"),
     ("function", "all nodes are told; see [scripting](scripting.md)"),
     ("hello", "names quoit; the proto is the client's own"),
     ("info", "of the proxy, and `# Quoit`"),
@@ -73,7 +73,6 @@ const DIFFERS: &[(&str, &str)] = &[
     ("role", "a master without replicas"),
     ("scan", "the cursor goes over all nodes; see [all keys](all-keys.md)"),
     ("script", "all nodes are told; see [scripting](scripting.md)"),
-    ("select", "database 0 alone"),
     ("slowlog", "slow requests of this proxy"),
     ("time", "the proxy's clock"),
     ("wait", "what the write quorum promises; see [clients and the proxy](clients.md#wait)"),
@@ -207,10 +206,11 @@ fn variants(rows: &[&'static Row]) -> String {
             let with = match variant.when {
                 command::Condition::Blocks => "`BLOCK`",
                 command::Condition::SortsByOtherKeys => "`BY` or `GET` and a pattern that has a `*`",
-                command::Condition::CopiesToDatabase => "`DB` other than 0",
+                command::Condition::CopiesToDatabase => "`DB`",
             };
             let (what, reason) = match variant.row.handling {
                 Handling::Blocking => ("waits", "as the verbs that may wait"),
+                Handling::ToDatabase => ("on one node", "the number is one of the pool's `databases`"),
                 Handling::Later(reason) => ("not yet", reason),
                 Handling::Refused(reason) => ("refused", reason),
                 other => panic!("{}: {other:?} has no words here yet", row.name),
@@ -320,6 +320,8 @@ fn commands_page() -> String {
          - the sum, or the first error: {}\n\n\
          ## Waiting\n\n\
          {}, and `XREAD` and `XREADGROUP` with `BLOCK`. All keys on one node, but see [waiting](waiting.md).\n\n\
+         ## To another database\n\n\
+         {}, and `COPY` with `DB`. The key stays on its node; see [databases](databases.md).\n\n\
          ## All keys\n\n\
          {}. Every node is asked; see [all keys](all-keys.md).\n\n\
          ## Transactions\n\n\
@@ -349,6 +351,7 @@ fn commands_page() -> String {
         split(SplitRule::Mset),
         split(SplitRule::SumIntegers),
         names(&|row| row.handling == Handling::Blocking),
+        names(&|row| row.handling == Handling::ToDatabase),
         names(&|row| matches!(row.handling, Handling::Keyspace(_))),
         names(&|row| matches!(row.handling, Handling::Transaction(_))),
         names(&|row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_))),

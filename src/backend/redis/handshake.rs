@@ -49,7 +49,7 @@ pub(super) async fn open(
     let timeout = options.connect_timeout;
     let opened = tokio::time::timeout(timeout, async {
         let mut stream = connect(&options.address, options.tls.as_ref(), last_good).await?;
-        greet(&mut stream, options.credentials.as_ref(), &options.scripts, version).await?;
+        greet(&mut stream, options, version).await?;
         Ok(stream)
     });
     opened.await.unwrap_or_else(|_| {
@@ -112,26 +112,27 @@ async fn connect_socket(address: &Address, last_good: &mut Vec<SocketAddr>) -> i
     }
 }
 
-/// Authenticates, chooses the protocol version, names the connection, loads scripts, and asks for a sign of life. All in
-/// one write.
+/// Authenticates, chooses the protocol version, names the connection, selects the database, loads scripts, and asks for a
+/// sign of life. All in one write.
+///
+/// No request is sent before all of that is answered, and a store that does not select the database gets none: so nothing
+/// runs in another one, however often the connection is made anew.
 ///
 /// A store that has lost its scripts has restarted or was told to forget them. The first closes its connections, so that
 /// the next request finds them again; whoever runs a script must have an answer to the second.
-async fn greet(
-    stream: &mut Stream,
-    credentials: Option<&Credentials>,
-    scripts: &[Arc<str>],
-    version: Version,
-) -> Result<(), Refusal> {
+async fn greet(stream: &mut Stream, options: &NodeOptions, version: Version) -> Result<(), Refusal> {
     let mut names = Vec::new();
     let mut out = Vec::new();
-    names.extend(write_sign_in(credentials, version, &mut out));
+    names.extend(write_sign_in(options.credentials.as_ref(), version, &mut out));
     let mut send = |name: &'static str, args: &[&[u8]]| {
         names.push(name);
         write_request(&mut out, args.iter().copied());
     };
     send("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", b"quoit"]);
-    for script in scripts {
+    if options.database != 0 {
+        send(SELECT, &[b"SELECT", options.database.to_string().as_bytes()]);
+    }
+    for script in options.scripts.iter() {
         send(SCRIPT_LOAD, &[b"SCRIPT", b"LOAD", script.as_bytes()]);
     }
     send("PING", &[b"PING"]);
@@ -142,7 +143,13 @@ async fn greet(
         // A name is a courtesy; a store that takes none is a store all the same.
         if reply.first() == Some(&b'-') && *name != "CLIENT SETNAME" {
             let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
-            let need = if *name == SCRIPT_LOAD { "; a pool with replicas needs stores that run scripts" } else { "" };
+            let need = match *name {
+                SCRIPT_LOAD => "; a pool with replicas needs stores that run scripts",
+                SELECT => {
+                    "; the store has fewer databases than the pool's `databases` says, or its user may not SELECT"
+                }
+                _ => "",
+            };
             let why = format!("{name} answered: {text}{need}").into();
             // `HELLO` is since Redis 6.0. That a store has none is no reason to keep clients that need none from it.
             let is_unsupported = *name == "HELLO" && (text.starts_with("ERR unknown") || text.starts_with("NOPROTO"));
@@ -179,6 +186,7 @@ pub(super) fn write_sign_in(
 }
 
 const SCRIPT_LOAD: &str = "SCRIPT LOAD";
+const SELECT: &str = "SELECT";
 
 /// Most bytes that the replies to a greeting may have.
 const GREETING_BYTES_MAX: usize = 64 * 1024;

@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub tls: Option<ClientTls>,
     /// How quoit signs in.
     pub credentials: Option<Credentials>,
+    /// The database that every connection is in before anything else is said on it.
+    pub database: u16,
     /// Scripts that every new connection loads before it is used. A store that does not take them is down.
     pub scripts: Arc<[Arc<str>]>,
     /// Connect and handshake.
@@ -99,7 +101,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A handle that begins to connect at once.
+    /// A handle. That for database 0 begins to connect at once, another one when it is first needed.
     pub fn start(options: NodeOptions, context: Rc<Context>, cells: Arc<NodeCells>) -> Rc<Self> {
         let node = Rc::new(Self {
             breaker: RefCell::new(Breaker::new(options.breaker)),
@@ -116,7 +118,9 @@ impl Node {
             context,
         });
         node.context.spawn(sweep(Rc::downgrade(&node)));
-        drop(node.connect(Version::Resp2, Role::Current));
+        if node.options.database == 0 {
+            drop(node.connect(Version::Resp2, Role::Current));
+        }
         if node.options.address.is_name() {
             let watcher = Rc::clone(&node);
             node.context.spawn(async move { watcher.watch_name().await });
@@ -294,6 +298,15 @@ impl Node {
     pub fn leave(&self) {
         self.left.cancel();
         self.wants_sweep();
+    }
+
+    /// Whether nobody waits for anything here, or has a connection to himself.
+    pub fn is_unused(&self) -> bool {
+        self.lanes.iter().all(|lane| {
+            let lane = lane.borrow();
+            let is_done = lane.current.as_ref().is_none_or(|current| current.in_flight() == 0);
+            is_done && lane.detached.is_empty() && lane.exclusive.is_empty()
+        })
     }
 
     fn lane(&self, version: Version) -> &RefCell<Lane> {

@@ -12,7 +12,7 @@ const MARK: &str = "# demo store";
 /// whose ring stays as it is while it is served, all stores are in it.
 pub(super) fn text(proxy: u16, admin: u16, stores: &[u16], replicas: u16) -> String {
     let copies = match replicas {
-        0 | 1 => String::new(),
+        0 | 1 => "databases = 1                     # the demo's stores have no more\n".to_owned(),
         _ => format!(
             "replicas = {replicas}                      # each key is on {replicas} stores; see docs/replication.md\n"
         ),

@@ -143,7 +143,7 @@ fn read_order(verb: KeyspaceVerb, args: &Args<'_>) -> Result<Order, WriteError> 
         KeyspaceVerb::Keys => Ok(Order::Keys { pattern: args.get(1).unwrap_or_default().to_vec() }),
         KeyspaceVerb::Dbsize => Ok(Order::Dbsize),
         KeyspaceVerb::Randomkey => Ok(Order::Randomkey),
-        KeyspaceVerb::Flush => {
+        KeyspaceVerb::Flush | KeyspaceVerb::FlushAll => {
             if args.len() > 2 || args.len() == 2 && !args.is_word(1, "ASYNC") && !args.is_word(1, "SYNC") {
                 return Err(reply::syntax_error);
             }

@@ -35,7 +35,7 @@ impl Session {
         // How long a client waits for others says nothing of how long requests take.
         let slot = self.open_slot(Class::Other);
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
-        let (viewer, closer) = (Rc::clone(&self.worker), Rc::clone(self));
+        let (viewer, closer) = (Rc::clone(self), Rc::clone(self));
         let client = BlockedClient {
             listener: self.listener,
             view: Box::new(move || viewer.view()),

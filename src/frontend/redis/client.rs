@@ -150,6 +150,7 @@ impl Session {
         self.forget_transaction();
         self.leave_channels();
         self.track_no_more();
+        self.enter(0);
         let mut inner = self.inner.borrow_mut();
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
@@ -193,13 +194,14 @@ impl Session {
             flags.push('N');
         }
         format!(
-            "id={} addr={peer} laddr={local} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
+            "id={} addr={peer} laddr={local} name={} age={} idle={} flags={flags} db={} sub={channels} psub={patterns} \
              ssub={shards} multi={multi} watch={watch} qbuf={} omem={} tot-mem={} cmd={} user={} redir={} resp={} \
              lib-name={} lib-ver={}",
             self.id,
             facts.name,
             now.since(self.since).as_secs(),
             now.since(self.seen.get()).as_secs(),
+            self.database.get(),
             inner.input.len(),
             inner.output.bytes_held(),
             inner.input.capacity() + inner.output.bytes_held() + std::mem::size_of::<Self>(),

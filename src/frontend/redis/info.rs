@@ -280,7 +280,8 @@ pub(super) fn reset_stats(session: &Session, out: &mut Vec<u8>) {
 
 /// `CONFIG GET` of what exists here or what clients ask at start (redis-benchmark: `save`, `appendonly`).
 pub(super) fn settings(session: &Session, listener: &Listener) -> [(&'static str, String); 17] {
-    let topology = &session.worker.view().topology;
+    let view = session.worker.view();
+    let topology = &view.topology;
     let proxy = &topology.config.proxy;
     let output = listener.client_output_bytes_max;
     let address = listener.bind.tcp();
@@ -290,7 +291,7 @@ pub(super) fn settings(session: &Session, listener: &Listener) -> [(&'static str
         ("client-output-buffer-limit", format!("normal {output} 0 0 slave 0 0 0 pubsub {output} 0 0")),
         ("client-query-buffer-limit", listener.query_buffer_bytes_max.to_string()),
         ("cluster-enabled", if listener.cluster_emulation { "yes" } else { "no" }.to_owned()),
-        ("databases", "1".to_owned()),
+        ("databases", view.databases(listener).to_string()),
         ("io-threads", proxy.workers.to_string()),
         ("latency-monitor-threshold", "0".to_owned()),
         ("maxclients", proxy.clients_max.to_string()),

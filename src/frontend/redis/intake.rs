@@ -52,7 +52,7 @@ pub(super) enum Obstacle {
 impl Session {
     /// Serves requests from the front of `data`; how many bytes are done with.
     pub(super) fn process(self: &Rc<Self>, data: &[u8]) -> usize {
-        let view = self.worker.view();
+        let view = self.view();
         let topology = Arc::clone(&view.topology);
         let Some(listener) = topology.listener(self.listener) else { return data.len() };
         self.renew_user(&topology);
@@ -99,7 +99,8 @@ impl Session {
                 return data.len();
             }
             if inner.alone {
-                if !inner.output.slots.is_empty() {
+                // Where a `SELECT` was answered, what follows needs another view.
+                if !inner.output.slots.is_empty() || self.database.get() != view.database() {
                     inner.obstacle = Obstacle::Due;
                     return 0;
                 }

@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::class_of;
 use super::session::Session;
-use super::{acl, auth, blocking, clients, cluster, minor, monitor, pubsub, quoit, settings, slowlog, tracking};
+use super::{
+    acl, auth, blocking, clients, cluster, databases, minor, monitor, pubsub, quoit, settings, slowlog, tracking,
+};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, LocalVerb, Row, introspect};
@@ -59,14 +61,7 @@ pub(super) fn answer(
         }
         LocalVerb::Hello => return hello(session, view, listener, args, out),
         LocalVerb::Auth => return auth::auth(session, view, listener, args, out),
-        LocalVerb::Select => match args.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse::<i64>().ok())
-        {
-            Some(0) => reply::ok(out),
-            Some(number) if i32::try_from(number).is_err() => return refused(out, reply::outside_i32),
-            Some(_) if listener.cluster_emulation => return refused(out, reply::select_in_cluster),
-            Some(_) => return refused(out, reply::no_such_database),
-            None => return refused(out, reply::not_an_integer),
-        },
+        LocalVerb::Select => return databases::select(session, view, listener, args, out),
         LocalVerb::Cluster => return cluster::answer(session, listener, row, args, out),
         LocalVerb::ClusterDisabled => return cluster::refuse(listener, row, out),
         LocalVerb::Command => introspect::command(out, resp, row, args),

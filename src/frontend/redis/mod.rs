@@ -10,6 +10,7 @@ mod blocking;
 mod client;
 mod clients;
 mod cluster;
+mod databases;
 mod info;
 mod intake;
 mod local;

@@ -78,17 +78,17 @@ impl Worker {
         if self.monitors.borrow().is_empty() || !is_shown(row) {
             return;
         }
-        let line: Arc<[u8]> = line(&session.peer_name(), row, args).into();
+        let line: Arc<[u8]> = line(session.database.get(), &session.peer_name(), row, args).into();
         self.monitors.borrow_mut().retain(|feed| feed.show(&line));
         self.look_around();
     }
 }
 
 /// The line for one request: time, database, client, arguments in quotes.
-fn line(peer: &str, row: &Row, args: &Args<'_>) -> Vec<u8> {
+fn line(database: u16, peer: &str, row: &Row, args: &Args<'_>) -> Vec<u8> {
     #[expect(clippy::disallowed_methods, reason = "monitors are told the time of day, in microseconds")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut out = format!("+{}.{:06} [0 {peer}]", now.as_secs(), now.subsec_micros()).into_bytes();
+    let mut out = format!("+{}.{:06} [{database} {peer}]", now.as_secs(), now.subsec_micros()).into_bytes();
     for (at, arg) in args.iter().enumerate() {
         out.push(b' ');
         quote(&mut out, if is_secret(row, args, at) { b"(redacted)" } else { arg });

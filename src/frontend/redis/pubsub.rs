@@ -158,6 +158,9 @@ impl Session {
         verb: PubSubVerb,
         request: &Request<'_>,
     ) -> Handled {
+        // Messages know no databases.
+        let base = (view.database() != 0).then(|| self.worker.view());
+        let view = base.as_ref().unwrap_or(view);
         if let Some((change, kind)) = changes(verb) {
             {
                 // A confirmation has its place among the replies, and what it confirms is not to be overtaken.

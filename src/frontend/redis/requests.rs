@@ -101,6 +101,9 @@ impl Session {
             self.answer_with(row, Outcome::Refused, |out| reply::subscribed(out, row));
             return Handled::Yes;
         }
+        if view.database() != 0 && authenticated && !self.has_database(view, listener, row, &args) {
+            return Handled::Yes;
+        }
         if has_transaction && authenticated && self.is_queued(row) {
             self.queue(view, listener, &Request { frame, args, row, version, level });
             return Handled::Yes;
@@ -108,7 +111,8 @@ impl Session {
         match row.handling {
             Handling::Local(verb) => return self.handle_local(view, listener, verb, row, &args),
             _ if !authenticated => self.answer_with(row, Outcome::Refused, reply::noauth),
-            Handling::Forward | Handling::SameNode | Handling::Split(_) => {
+            Handling::ToDatabase if self.refuses_database(view, listener, row, &args) => {}
+            Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::ToDatabase => {
                 let slot = self.open_slot(class_of(row));
                 self.note(slot, row, frame);
                 let request = Request { frame, args, row, version, level };
@@ -169,6 +173,8 @@ impl Session {
         let client = Client { listener: self.listener, has_ended };
         let mut out = Vec::new();
         let coordinator = &self.worker.coordinator;
+        let all = (verb == KeyspaceVerb::FlushAll).then(|| self.worker.view()); // Of all pools, whatever databases they have.
+        let view = all.as_ref().unwrap_or(view);
         let verdict = coordinator.dispatch_keyspace(view, listener, verb, request, client, &sink, slot, &mut out);
         if let Verdict::Answered(outcome) = verdict {
             self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
@@ -230,7 +236,7 @@ impl Session {
         self.answer(Class::Other, &out, Outcome::Refused);
     }
 
-    fn answer_with(&self, row: &Row, outcome: Outcome, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn answer_with(&self, row: &Row, outcome: Outcome, write: impl FnOnce(&mut Vec<u8>)) {
         let mut out = Vec::new();
         write(&mut out);
         self.answer(class_of(row), &out, outcome);
@@ -320,12 +326,13 @@ impl Session {
 }
 
 /// Whether all earlier requests have to be answered first: `HELLO` and `RESET` change how the replies to those would have
-/// to look, `WAIT` and `WAITAOF` speak of them, `MONITOR`, `CLIENT TRACKING` and `DEBUG SLEEP` begin something.
+/// to look, after `SELECT` others go by other connections, `WAIT` and `WAITAOF` speak of them, `MONITOR`, `CLIENT TRACKING` and `DEBUG SLEEP` begin something.
 fn is_served_alone(verb: LocalVerb) -> bool {
     matches!(
         verb,
         LocalVerb::Hello
             | LocalVerb::Reset
+            | LocalVerb::Select
             | LocalVerb::ClientTracking
             | LocalVerb::Wait
             | LocalVerb::Waitaof

@@ -41,6 +41,9 @@ impl Session {
         if !self.takes_its_turn() {
             return Handled::NotYet;
         }
+        // Programs are the same in all databases.
+        let base = (view.database() != 0).then(|| self.worker.view());
+        let view = base.as_ref().unwrap_or(view);
         let slot = self.open_slot(class_of(request.row));
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let mut out = Vec::new();

@@ -111,6 +111,8 @@ pub(super) struct Session {
     /// The last verb, for `CLIENT LIST`.
     pub(super) last: Cell<Option<&'static Row>>,
     pub(super) cells: Arc<ListenerCells>,
+    /// The database that the client is in.
+    pub(super) database: Cell<u16>,
     /// The epoch of the topology that the user is of.
     pub(super) users_epoch: Cell<u64>,
     pub(super) inner: RefCell<Inner>,
@@ -138,6 +140,7 @@ impl Session {
             seen: Cell::new(now),
             last: Cell::new(None),
             cells,
+            database: Cell::new(0),
             users_epoch: Cell::new(topology.epoch),
             inner: RefCell::new(Inner {
                 stream: Some(stream),

@@ -11,6 +11,7 @@
 
 use std::rc::Rc;
 
+use super::databases;
 use super::intake::Obstacle;
 use super::local::{self, Local, resp_of};
 use super::output::Last;
@@ -63,6 +64,11 @@ impl Transaction {
     pub(super) fn counts(&self) -> (i64, usize) {
         let queued = if self.is_queueing { i64::try_from(self.count).unwrap_or(i64::MAX) } else { -1 };
         (queued, self.watch.as_ref().map_or(self.watched.len(), |watch| watch.keys))
+    }
+
+    /// Whether the client watches keys.
+    pub(super) fn is_watching(&self) -> bool {
+        self.watch.is_some() || self.watched_at.is_some() || self.is_watch_lost
     }
 
     /// The commands, one after the other.
@@ -345,6 +351,9 @@ impl Session {
                 reply::ok(&mut own);
                 Some(Part::Answered(own))
             }
+            Handling::ToDatabase if databases::refusal(view, listener, row, &args).is_some() => {
+                databases::refusal(view, listener, row, &args).map(Part::Answered)
+            }
             _ => Some(Part::Store(Request { frame, args, row, version: exec.version, level: exec.level })),
         }
     }
@@ -442,7 +451,12 @@ fn check(
     }
     match row.handling {
         // What may wait does not within a transaction.
-        Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::Run(_) | Handling::Blocking => {
+        Handling::Forward
+        | Handling::SameNode
+        | Handling::Split(_)
+        | Handling::Run(_)
+        | Handling::Blocking
+        | Handling::ToDatabase => {
             let place = Coordinator::place_of_all(view, listener, request, out)?;
             let other = transaction.node();
             if place.is_some() && other.is_some() && place != other {
@@ -450,6 +464,14 @@ fn check(
                 return Err(Outcome::Refused);
             }
             Ok(place)
+        }
+        Handling::Local(LocalVerb::Select) if databases::leaves(view, listener, &request.args) => {
+            reply::select_refused(
+                out,
+                "inside a transaction",
+                "all its commands run in one database; SELECT before MULTI",
+            );
+            Err(Outcome::Refused)
         }
         Handling::Local(verb) if answers_at_once(verb, request) => Ok(None),
         // Whoever listens does so on every node: it may be published on that of the keys.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::acl_log::AclLog;
 use super::clients::{Ask, Paused};
+use super::databases::Databases;
 use super::info::Figures;
 use super::monitor::Feed;
 use super::output::Slot;
@@ -100,6 +101,7 @@ pub struct Worker {
     load: Arc<AtomicU64>,
     cache: RefCell<Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>>,
     view: RefCell<Rc<View>>,
+    pub(super) databases: Databases,
     scan: Cell<Option<Box<RequestScan>>>,
     slot_queues: RefCell<Vec<VecDeque<Slot>>>,
     draining: Cell<bool>,
@@ -155,6 +157,7 @@ impl Worker {
             load: fleet.loads.get(index).map(Arc::clone).unwrap_or_default(),
             cache: RefCell::new(cache),
             view: RefCell::new(view),
+            databases: Databases::default(),
             scan: Cell::default(),
             slot_queues: RefCell::default(),
             draining: Cell::new(false),
@@ -191,6 +194,7 @@ impl Worker {
         }
         self.coordinator.end();
         self.view.borrow().leave();
+        self.leave_databases();
         self.context.tasks.close();
         self.context.tasks.wait().await;
     }
@@ -222,6 +226,7 @@ impl Worker {
         let now = self.context.clock.tick();
         let view = self.view();
         self.coordinator.pubsub().keep_house();
+        self.keep_databases(&view, now);
         self.keep_tracking();
         self.keep_pause();
         if self.index == 0 {

@@ -14,6 +14,7 @@ use crate::coordinator::exchange::Exchange;
 use crate::coordinator::tracking::{Afterwards, Due, Use, Written};
 use crate::coordinator::{Request, Verdict};
 use crate::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
+use crate::topology::View;
 
 /// Stands for a value.
 pub(super) type Digest = u128;
@@ -98,12 +99,13 @@ impl Session {
     /// write counts as under way.
     pub(super) fn verify_later(&self, name: Box<[u8]>, due: Due, written: Digest) {
         let Some(session) = self.worker.sessions.borrow().get(&self.id).map(Rc::clone) else { return };
+        let view = self.view(); // The client may go to another database meanwhile.
         self.worker.context.spawn(async move {
             let tracking = Rc::clone(session.worker.coordinator.tracking());
             // What a store has to say of the write itself is here then.
             tracking.all_heard(&due).await;
             let read = tracking.start(session.id, &name, Use::ReadUnderPrefix);
-            let is_same = session.value_is(&name, written).await;
+            let is_same = session.value_is(&view, &name, written).await;
             if !is_same {
                 // Somebody else's, then: it is told once.
                 tracking.all_heard(&due).await;
@@ -118,11 +120,10 @@ impl Session {
         });
     }
 
-    async fn value_is(self: &Rc<Self>, name: &[u8], written: Digest) -> bool {
+    async fn value_is(self: &Rc<Self>, view: &View, name: &[u8], written: Digest) -> bool {
         let mut frame = Vec::new();
         write_request(&mut frame, [b"GET".as_slice(), name].into_iter());
         let exchange = Exchange::new(self.origin());
-        let view = self.worker.view();
         let Some(listener) = view.topology.listener(self.listener) else { return false };
         let Some(row) = command::lookup(b"get") else { return false };
         let mut scan = RequestScan::default();
@@ -134,7 +135,7 @@ impl Session {
         let request = Request { frame: &frame, args, row, version: Version::Resp2, level };
         let mut out = Vec::new();
         let sink = exchange.sink();
-        let verdict = self.worker.coordinator.dispatch(&view, listener, &request, &sink, 0, &mut out);
+        let verdict = self.worker.coordinator.dispatch(view, listener, &request, &sink, 0, &mut out);
         drop(sink);
         if verdict != Verdict::Sent {
             return false;
