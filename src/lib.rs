@@ -138,6 +138,14 @@
 //! 3. A node tells of a change on the connection that the worker has for that. The table knows who holds the key, and each hears
 //!    by [`coordinator::tracking::Tracker::changed`]; or, in its place, a client of its choice, by an order to that one's worker.
 //!
+//! ## The path of one SELECT
+//!
+//! 1. As above up to the row, whose handling is [`Local`](command::Handling::Local). The session waits until all that came before
+//!    is answered, takes note of its database, and ends the batch.
+//! 2. The next batch, or the rest of this one, takes a view that the worker has for that database
+//!    ([`topology::View::of_database`]): its nodes have connections of their own, which select it when they are opened. From
+//!    there on all is as in database 0.
+//!
 //! ## A reload
 //!
 //! [`config::watch`] sees the edit, [`config::load`] checks the file, [`topology::Topology::replaced_by`] makes the rings,

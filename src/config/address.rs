@@ -56,7 +56,7 @@ pub enum AddressError {
     #[error("an address holds no user or password: use `username` and `password_file` or `password_env`")]
     Credentials,
     /// A path or database number after the port.
-    #[error("nothing may follow the port: databases other than 0 are not served")]
+    #[error("nothing may follow the port: clients SELECT their database, a node is in none")]
     Trailing,
     /// No port, or not a number from 1 to 65535.
     #[error("an address ends in a port from 1 to 65535, such as `10.0.0.1:6379`")]

@@ -33,13 +33,11 @@ impl View {
                 ..options.clone()
             };
             let kept = previous.and_then(|view| view.nodes_of(&pool.name));
-            match kept.and_then(|nodes| nodes.iter().find(|node| *node.options() == options)) {
-                Some(same) => Rc::clone(same),
-                None => {
-                    let cells = metrics.node(&pool.name, &options.name);
-                    Node::start(options, Rc::clone(context), cells)
-                }
+            if let Some(same) = kept.and_then(|nodes| nodes.iter().find(|node| *node.options() == options)) {
+                return Rc::clone(same);
             }
+            let cells = metrics.node(&pool.name, &options.name);
+            Node::start(options, Rc::clone(context), cells)
         };
         let pools = topology.pools.iter().zip(&topology.config.pools).map(|(pool, config)| {
             let has_it = database < config.databases;

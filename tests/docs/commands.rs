@@ -321,7 +321,7 @@ fn commands_page() -> String {
          ## Waiting\n\n\
          {}, and `XREAD` and `XREADGROUP` with `BLOCK`. All keys on one node, but see [waiting](waiting.md).\n\n\
          ## To another database\n\n\
-         {}, and `COPY` with `DB`. The key stays on its node; see [databases](databases.md).\n\n\
+         `MOVE`, and `COPY` with `DB`. The key stays on its node; see [databases](databases.md).\n\n\
          ## All keys\n\n\
          {}. Every node is asked; see [all keys](all-keys.md).\n\n\
          ## Transactions\n\n\
@@ -351,7 +351,6 @@ fn commands_page() -> String {
         split(SplitRule::Mset),
         split(SplitRule::SumIntegers),
         names(&|row| row.handling == Handling::Blocking),
-        names(&|row| row.handling == Handling::ToDatabase),
         names(&|row| matches!(row.handling, Handling::Keyspace(_))),
         names(&|row| matches!(row.handling, Handling::Transaction(_))),
         names(&|row| matches!(row.handling, Handling::Run(_) | Handling::Programs(_))),

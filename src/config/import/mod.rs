@@ -108,7 +108,7 @@ struct Server {
 /// Translates a `nutcracker.yml`. `name` is what faults call it.
 ///
 /// # Errors
-/// When the text is not such a file, or asks for what would not behave the same: memcached, databases other than 0,
+/// When the text is not such a file, or asks for what would not behave the same: memcached, a database other than 0,
 /// the random distribution, listening on a host name or a Unix socket.
 pub fn nutcracker(name: &str, text: &str) -> Result<String, Faults> {
     let mut import = Import { text, faults: Faults::new(name, text) };
@@ -229,7 +229,10 @@ impl Import<'_> {
             );
         }
         if let Some(database) = pool.get("redis_db").filter(|database| database.value != "0") {
-            self.push(Fault::new(&database.span, "databases other than 0 are not served"));
+            self.push(Fault::new(
+                &database.span,
+                "a pool whose clients are all in another database than 0 is not supported",
+            ));
         }
         let name = quoted(&pool.name.value);
         let mut out = String::new();

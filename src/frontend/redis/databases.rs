@@ -44,13 +44,11 @@ impl Worker {
         let now = self.context.clock.now();
         let mut views = self.databases.views.borrow_mut();
         let known = views.get(&database).map(|(view, _)| view);
-        let view = match known.filter(|view| Arc::ptr_eq(&view.topology, &base.topology)) {
-            Some(view) => Rc::clone(view),
-            None => {
-                let previous = known.map(Rc::as_ref);
-                Rc::new(View::of_database(&base, database, previous, &self.context, &self.metrics))
-            }
-        };
+        let newest = known.filter(|view| Arc::ptr_eq(&view.topology, &base.topology)).map(Rc::clone);
+        let view = newest.unwrap_or_else(|| {
+            let previous = known.map(Rc::as_ref);
+            Rc::new(View::of_database(&base, database, previous, &self.context, &self.metrics))
+        });
         views.insert(database, (Rc::clone(&view), now));
         view
     }
