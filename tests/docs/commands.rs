@@ -73,6 +73,7 @@ const DIFFERS: &[(&str, &str)] = &[
     ("role", "a master without replicas"),
     ("scan", "the cursor goes over all nodes; see [all keys](all-keys.md)"),
     ("script", "all nodes are told; see [scripting](scripting.md)"),
+    ("select", "other databases not inside `MULTI` nor while keys are watched; see [databases](databases.md)"),
     ("slowlog", "slow requests of this proxy"),
     ("time", "the proxy's clock"),
     ("wait", "what the write quorum promises; see [clients and the proxy](clients.md#wait)"),
