@@ -43,12 +43,14 @@ impl Worker {
         let base = self.view();
         let now = self.context.clock.now();
         let mut views = self.databases.views.borrow_mut();
-        let known = views.get(&database).map(|(view, _)| view);
-        let newest = known.filter(|view| Arc::ptr_eq(&view.topology, &base.topology)).map(Rc::clone);
-        let view = newest.unwrap_or_else(|| {
-            let previous = known.map(Rc::as_ref);
-            Rc::new(View::of_database(&base, database, previous, &self.context, &self.metrics))
-        });
+        if let Some((view, used)) = views.get_mut(&database)
+            && Arc::ptr_eq(&view.topology, &base.topology)
+        {
+            *used = now;
+            return Rc::clone(view);
+        }
+        let previous = views.get(&database).map(|(view, _)| Rc::as_ref(view));
+        let view = Rc::new(View::of_database(&base, database, previous, &self.context, &self.metrics));
         views.insert(database, (Rc::clone(&view), now));
         view
     }
@@ -140,6 +142,9 @@ fn missing(view: &View, listener: &Listener, row: &'static Row, args: &Args<'_>)
         | Handling::Blocking
         | Handling::ToDatabase
         | Handling::Transaction(_) => {}
+    }
+    if view.has_pool(listener.pool) && listener.routes.iter().all(|route| view.has_pool(route.pool)) {
+        return None; // Whatever the keys are.
     }
     let pool = pools_of(listener, row, args).into_iter().find(|pool| !view.has_pool(*pool))?;
     Some(too_few(view, row, pool))
