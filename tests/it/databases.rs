@@ -51,6 +51,7 @@ const TALKS: &[&str] = &[
     // Types, and what looks at a key.
     "SELECT 3; HSET {t}h f v; ZADD {t}z 1.5 m; XADD {t}x 1-1 f v; TYPE {t}h; OBJECT ENCODING {t}z; XRANGE {t}x - +; SORT {t}l; RENAME {t}h {t}i; EXISTS {t}i; SELECT 0; EXISTS {t}h {t}i {t}z {t}x",
     "SELECT 3; PUBLISH {t}c m; SPUBLISH {t}c m; PUBSUB NUMPAT; ROLE; WAIT 0 1",
+    "SELECT 3; SET {t}a 1; DEBUG OBJECT {t}b; SELECT 0; DEBUG OBJECT {t}a",
 ];
 
 /// A reply as it is compared: what greets has the number of its connection.
@@ -272,11 +273,9 @@ fn the_database_is_shown() {
 #[test]
 fn notifications_name_the_database() {
     let Some(fleet) = Fleet::start(2) else { return };
-    for store in &fleet.stores {
-        store.client().line("CONFIG SET notify-keyspace-events KEA");
-    }
     let (mut listening, mut client) = (fleet.client(), fleet.client());
     listening.line("SELECT 5");
+    assert_eq!(listening.line("CONFIG SET notify-keyspace-events KEA").text(), "OK");
     listening.line("PSUBSCRIBE __key*@3__:*");
     for number in 0..20 {
         client.line("SELECT 2");

@@ -66,8 +66,8 @@ pub(super) fn answer(
         LocalVerb::ClusterDisabled => return cluster::refuse(listener, row, out),
         LocalVerb::Command => introspect::command(out, resp, row, args),
         LocalVerb::Help => introspect::help(out, row),
-        LocalVerb::ConfigGet => return settings::get(session, view, listener, row, resp, args, out),
-        LocalVerb::ConfigSet => return settings::set(session, view, listener, row, args, out),
+        LocalVerb::ConfigGet => return settings::get(session, listener, row, resp, args, out),
+        LocalVerb::ConfigSet => return settings::set(session, listener, row, args, out),
         LocalVerb::ConfigResetstat => info::reset_stats(session, out),
         LocalVerb::Info => {
             reply::verbatim_text(out, resp, info::info(session, view, listener, args).as_bytes());

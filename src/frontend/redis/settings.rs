@@ -15,7 +15,6 @@ use crate::config::Listener;
 use crate::coordinator::{Coordinator, write_failure};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{write_bulk, write_header};
-use crate::topology::View;
 
 const POLICY: &str = "maxmemory-policy";
 
@@ -69,7 +68,6 @@ pub(super) fn asks_stores(args: &Args<'_>) -> bool {
 /// Answers `CONFIG GET pattern …`. Of what both have, what it says is quoit's.
 pub(super) fn get(
     session: &Rc<Session>,
-    view: &View,
     listener: &Listener,
     row: &Row,
     resp: Resp,
@@ -93,7 +91,7 @@ pub(super) fn get(
         out.extend_from_slice(&own);
         return Local::Reply(Outcome::Ok);
     }
-    let nodes = Coordinator::nodes_of(view, listener);
+    let nodes = Coordinator::nodes_of(&session.worker.view(), listener);
     let Some(node) = nodes.iter().find(|node| node.is_available()).or(nodes.first()).map(Rc::clone) else {
         return refused(out, reply::no_pool);
     };
@@ -119,7 +117,6 @@ pub(super) fn get(
 /// Answers `CONFIG SET name value …`.
 pub(super) fn set(
     session: &Rc<Session>,
-    view: &View,
     listener: &Listener,
     row: &'static Row,
     args: &Args<'_>,
@@ -148,7 +145,7 @@ pub(super) fn set(
         reply::ok(out);
         return Local::Reply(Outcome::Ok);
     }
-    let (nodes, frame) = (Coordinator::nodes_of(view, listener), frame(&words));
+    let (nodes, frame) = (Coordinator::nodes_of(&session.worker.view(), listener), frame(&words));
     session.inner.borrow_mut().alone = true;
     answer_later(session, row, move |session| async move {
         Coordinator::tell_all(&nodes, "CONFIG SET", &frame, session.origin()).await
