@@ -50,6 +50,7 @@ mod reload;
 mod replication;
 #[cfg(test)]
 mod scripting;
+#[cfg(test)]
 mod settings;
 #[cfg(test)]
 mod support;

@@ -9,7 +9,7 @@ fn at_store(store: &RedisServer, name: &str) -> String {
 
 fn value_of(client: &mut Client, name: &str) -> String {
     match client.line(&format!("CONFIG GET {name}")).items() {
-        [_, value] => value.text().to_owned(),
+        [_, value] => value.text(),
         other => panic!("{name}: {other:?}"),
     }
 }
