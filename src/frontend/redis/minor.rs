@@ -101,7 +101,8 @@ pub(super) fn latency(row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>)
     Local::Reply(Outcome::Ok)
 }
 
-/// `DEBUG SLEEP seconds` holds up this client and nobody else; nothing else of `DEBUG` is served.
+/// `DEBUG SLEEP seconds` holds up this client and nobody else; what looks at one key is asked of its node; nothing else of
+/// `DEBUG` is served.
 pub(super) fn debug(
     session: &Rc<Session>,
     view: &View,

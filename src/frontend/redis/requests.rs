@@ -326,7 +326,8 @@ impl Session {
 }
 
 /// Whether all earlier requests have to be answered first: `HELLO` and `RESET` change how the replies to those would have
-/// to look, after `SELECT` others go by other connections, `WAIT` and `WAITAOF` speak of them, `MONITOR`, `CLIENT TRACKING` and `DEBUG SLEEP` begin something.
+/// to look, after `SELECT` others go by other connections, `WAIT` and `WAITAOF` speak of them, `MONITOR`, `CLIENT TRACKING`,
+/// `CONFIG SET` and `DEBUG` begin or change something.
 fn is_served_alone(verb: LocalVerb) -> bool {
     matches!(
         verb,

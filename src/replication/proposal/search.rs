@@ -241,3 +241,54 @@ impl<B: Backend> Proposal<B> {
         late.take().reply
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::OPERATIONS_MAX;
+
+    /// The first ballot of a term of its own.
+    fn ballot(number: u64) -> Ballot {
+        Ballot { hlc: number << 16, id: number << 16, seq: 1 }
+    }
+
+    /// What was tried under this ballot on this state.
+    fn tried(ballot: Ballot, base: &Record) -> Try {
+        Try {
+            ballot,
+            base_count: base.count,
+            without: std::iter::once(base.operations()).collect(),
+            with: SmallVec::new(),
+            refused: 0,
+            reply: None,
+            late: None,
+            trusted: None,
+            floor: None,
+        }
+    }
+
+    /// Others write more terms than a record remembers; the try looks at every `every`th state.
+    #[track_caller]
+    fn check(is_applied: bool, every: usize, wants: (bool, bool)) {
+        let base = Record::default().followed_by(ballot(1));
+        let mut tried = tried(ballot(2), &base);
+        let mut state = if is_applied { base.followed_by(ballot(2)) } else { base };
+        for number in 3..3 + 3 * OPERATIONS_MAX {
+            state = state.followed_by(ballot(number as u64));
+            if number % every == 0 {
+                tried.learn(0, &state);
+            }
+        }
+        let is_without = tried.without.iter().flatten().any(|id| state.contains(OpId(*id)));
+        assert_eq!((tried.is_part_of(0, &state), is_without), wants, "applied: {is_applied}, every {every}");
+    }
+
+    #[test]
+    fn a_try_is_found_by_what_came_after_it() {
+        check(true, OPERATIONS_MAX / 2, (true, false));
+        check(false, OPERATIONS_MAX / 2, (false, true));
+        // Nobody looked in time: nothing is known, and nothing is guessed.
+        check(true, 4 * OPERATIONS_MAX, (false, false));
+        check(false, 4 * OPERATIONS_MAX, (false, false));
+    }
+}
