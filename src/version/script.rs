@@ -95,16 +95,18 @@ impl Script {
             Self::Blind => loaded!("scripts/succeed.lua", "scripts/blind.lua"),
             Self::BlindMany => loaded!("scripts/succeed.lua", "scripts/blind_many.lua"),
             Self::Prepare => loaded!("scripts/prepare.lua"),
-            Self::Apply => loaded!("scripts/apply.lua"),
+            Self::Apply => loaded!("scripts/unlogged.lua", "scripts/apply.lua"),
             Self::State => loaded!("scripts/state.lua"),
             Self::Fetch => loaded!("scripts/fetch.lua"),
             Self::Exec => loaded!(
+                "scripts/unlogged.lua",
                 "scripts/exec/check.lua",
                 "scripts/exec/one.lua",
                 "scripts/exec/states.lua",
                 "scripts/exec/reply.lua"
             ),
             Self::Multi => loaded!(
+                "scripts/unlogged.lua",
                 "scripts/exec/check.lua",
                 "scripts/exec/several.lua",
                 "scripts/exec/states.lua",
@@ -179,6 +181,7 @@ enum Kind {
 fn after(places: &str, kind: Kind) -> Vec<u8> {
     static SCRIPT: LazyLock<String> = LazyLock::new(|| {
         joined(&[
+            include_str!("scripts/unlogged.lua"),
             include_str!("scripts/exec/check.lua"),
             include_str!("scripts/exec/guard.lua"),
             include_str!("scripts/exec/client.lua"),
@@ -188,6 +191,7 @@ fn after(places: &str, kind: Kind) -> Vec<u8> {
     });
     static TRANSACTION: LazyLock<String> = LazyLock::new(|| {
         joined(&[
+            include_str!("scripts/unlogged.lua"),
             include_str!("scripts/exec/check.lua"),
             include_str!("scripts/exec/guard.lua"),
             include_str!("scripts/exec/transaction.lua"),

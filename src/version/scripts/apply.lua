@@ -56,6 +56,7 @@ if verb then
     local text = string.match(reply.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(reply.err, '^%-?(.-)%s*$')
     return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
   end
+  log_all(ARGV, 8, #ARGV, reply)
 end
 -- The lineage, which a new ballot without a command leaves as it is: the terms since the last blind write, the last 24 by the ids of their last operations.
 local lineage

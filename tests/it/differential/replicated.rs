@@ -9,8 +9,8 @@ use quoit::command::{self, Flag, Handling, Row};
 use super::grammar::{Commands, NEWER, SEVERAL_KEYS, SINGLE_KEY};
 use super::{Compare, LEFT_OUT, Outcomes, Pair, known_to, show, verb_of};
 use crate::support::{
-    Cluster, PATIENCE, Program, Reach, RedisServer, Value, encode, eventually, is_refused, is_unknown, patient, random,
-    replicas_converge, setting,
+    Cluster, DURABLE, PATIENCE, Program, Reach, RedisServer, Value, encode, eventually, is_refused, is_unknown,
+    patient, random, replicas_converge, setting,
 };
 
 /// What two processes list, number or encode differently, whatever stands between them and the client: ties of `SORT`,
@@ -132,9 +132,15 @@ impl Comparison {
         }
     }
 
-    fn equal_afterwards(&self, test: &str) {
+    /// The replicas are equal, and still so when each has started again from its log.
+    fn equal_afterwards(&mut self, test: &str) {
         eprintln!("{test}: {} commands of unknown fate", self.unknown);
         replicas_converge(&self.cluster.stores, self.cluster.replicas, test, PATIENCE);
+        for store in self.cluster.stores.iter_mut().filter(|store| store.is_durable()) {
+            store.kill9();
+            store.restart();
+        }
+        replicas_converge(&self.cluster.stores, self.cluster.replicas, &format!("{test}, from the logs"), PATIENCE);
     }
 }
 
@@ -241,7 +247,7 @@ fn a_replica_that_is_lost_within_a_pipeline() {
 #[test]
 fn newer_verbs_are_replicated() {
     for variable in ["QUOIT_REDIS_8", "QUOIT_VALKEY"] {
-        let start = || RedisServer::start_with(Program::Named(variable), &[]);
+        let start = || RedisServer::start_with(Program::Named(variable), DURABLE);
         let Some(stores) = (0..3).map(|_| start()).collect::<Option<Vec<_>>>() else { continue };
         let Some(reference) = start() else { continue };
         let cluster = Cluster::in_front_of(stores, 1, Reach::Direct, |_, config| config);

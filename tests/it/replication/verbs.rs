@@ -277,3 +277,35 @@ fn large_numbers() {
     assert_eq!(done(&mut clients[0], "GET m").text(), i64::MAX.to_string());
     cluster.converges("after large numbers");
 }
+
+/// A `BITFIELD` of which a field fails makes the value longer, which stores from Redis 7.0 on do not write to their log: a
+/// store that starts again must have it nevertheless, or its record speaks of another value than it holds.
+#[test]
+fn fields_that_fail() {
+    let Some(mut cluster) = Cluster::start(3, 1, Reach::Direct) else { return };
+    let mut client = cluster.client(0);
+    let field = |key: &str| format!("BITFIELD {key} OVERFLOW FAIL INCRBY u21 533 -24");
+    let failed = Value::Array(vec![Value::Null]);
+    done(&mut client, "SET long x");
+    for key in ["alone", "long"] {
+        assert_eq!(done(&mut client, &field(key)), failed);
+    }
+    assert_eq!(client.line("MULTI").text(), "OK");
+    for key in ["{of}one", "{of}two"] {
+        assert_eq!(client.line(&field(key)).text(), "QUEUED");
+    }
+    assert_eq!(client.line("EXEC"), Value::Array(vec![failed.clone(), failed.clone()]));
+    let script = "return redis.call('BITFIELD', KEYS[1], 'OVERFLOW', 'FAIL', 'INCRBY', 'u21', '533', '-24')";
+    assert_eq!(client.command(&["EVAL", script, "1", "scripted"]), failed);
+    let lengths = |client: &mut Client| {
+        ["alone", "long", "{of}one", "{of}two", "scripted"].map(|key| done(client, &format!("STRLEN {key}")))
+    };
+    assert_eq!(lengths(&mut client), [70; 5].map(Value::Integer));
+    for store in &mut cluster.stores {
+        store.kill9();
+        store.restart();
+    }
+    cluster.converges("after all stores started again");
+    eventually("the stores are back", PATIENCE, || !client.line("GET alone").is_error());
+    assert_eq!(lengths(&mut client), [70; 5].map(Value::Integer));
+}

@@ -107,6 +107,11 @@ impl RedisServer {
         self.running = false;
     }
 
+    /// Whether it was started with [`DURABLE`].
+    pub(crate) fn is_durable(&self) -> bool {
+        DURABLE.iter().all(|argument| self.extra.iter().any(|extra| extra == argument))
+    }
+
     /// Starts again on the same port and without its data.
     pub(crate) fn restart_empty(&mut self) {
         stop(&mut self.child);

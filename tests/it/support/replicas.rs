@@ -82,7 +82,8 @@ pub(crate) fn differences(stores: &[RedisServer], replicas: usize) -> Vec<String
         let values: Vec<_> = held.iter().map(|held| held.get(key)).collect();
         let copies = values.iter().flatten().count();
         if copies != replicas || values.iter().flatten().collect::<BTreeSet<_>>().len() != 1 {
-            differences.push(format!("{shown}: {copies} copies of {replicas}: {values:?}"));
+            let ballots: Vec<_> = ballots.iter().map(|of| of[index].escape_ascii().to_string()).collect();
+            differences.push(format!("{shown}: {copies} copies of {replicas}: {values:?}, ballots {ballots:?}"));
             continue;
         }
         let holders = (0..stores.len()).filter(|&store| values[store].is_some());

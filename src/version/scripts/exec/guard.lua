@@ -100,7 +100,10 @@ local function call(...)
     return {err = err}
   end
   local reply = redis.pcall(...)
-  if writing and not (type(reply) == 'table' and reply.err) then wrote = true end
+  if writing and not (type(reply) == 'table' and reply.err) then
+    wrote = true
+    log_all(args, 1, n, reply)
+  end
   return reply
 end
 for field, value in pairs(redis) do q_redis[field] = value end

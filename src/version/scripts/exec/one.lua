@@ -15,3 +15,4 @@ if type(result) == 'table' and result.err then
   local text = string.match(result.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(result.err, '^%-?(.-)%s*$')
   return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
 end
+log_all(ARGV, 9 + k, #ARGV, result)

@@ -18,6 +18,7 @@ for n = 1, tonumber(ARGV[4]) do
     local text = string.match(one.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(one.err, '^%-?(.-)%s*$')
     one = {err = (string.gsub(text, '^%u%l', 'ERR %0'))}
   end
+  log_all(ARGV, at + 2, at + 1 + words, one)
   result[n] = one
   at = at + 2 + words
 end
