@@ -183,6 +183,46 @@ fn a_dialogue_is_the_same_with_other_servers() {
     }
 }
 
+/// A program subscribes without waiting for the confirmation, and then hands out the work whose end is published. Many do,
+/// Celery for one: a server reads what was sent first first.
+#[test]
+fn a_message_is_heard_by_those_who_asked_before() {
+    if !has_proxy() {
+        return;
+    }
+    for replicas in [1, 3] {
+        let Some(fleet) = Fleet::start_with(3, |config| config.workers(1).replicas(replicas)) else { return };
+        let [mut listener, mut client, mut worker] = [(); 3].map(|()| fleet.client());
+        eventually("the pool serves", PATIENCE, || !client.line("SET there yes").is_error());
+        for round in 0..200 {
+            let channel = format!("done:{round}");
+            let verb = ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"][round % 3];
+            listener.send(&encode(&[verb, &channel]));
+            assert!(!client.line("LPUSH work job").is_error());
+            let published = match round % 4 {
+                2 => worker.command(&["SPUBLISH", &channel, "text"]),
+                3 => {
+                    worker.line("MULTI");
+                    worker.command(&["SET", &format!("result:{round}"), "1"]);
+                    worker.command(&["PUBLISH", &channel, "text"]);
+                    worker.line("EXEC").items()[1].clone()
+                }
+                _ => worker.command(&["PUBLISH", &channel, "text"]),
+            };
+            let is_for = (verb == "SSUBSCRIBE") == (round % 4 == 2);
+            assert_eq!(published, Value::Integer(i64::from(is_for)), "{verb} {channel}");
+            assert_eq!(listener.receive().value.items()[0].text(), verb.to_lowercase());
+            if is_for {
+                let message = listener.receive().value;
+                assert_eq!(message.items().last().map(Value::text), Some("text".to_owned()), "{verb} {channel}");
+            }
+            let end = verb.replace("SUB", "UNSUB");
+            listener.send(&encode(&[&end, &channel]));
+            assert_eq!(listener.receive().value.items()[0].text(), end.to_lowercase());
+        }
+    }
+}
+
 #[test]
 fn each_message_is_heard_once_and_in_order_through_every_proxy() {
     if !has_proxy() {

@@ -8,9 +8,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Kind;
+use super::expected::ExpectedListeners;
 use crate::command::glob;
 
 /// Who listens to one name.
@@ -41,6 +42,8 @@ pub struct Census {
     pools: Mutex<HashMap<String, Names>>,
     /// By how many there are more clients than hubs, over all names.
     surplus: AtomicU64,
+    /// Who is about to listen.
+    pub(super) expected: Arc<ExpectedListeners>,
 }
 
 impl Census {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::census::Census;
+use super::expected::Expected;
 use super::link::{Link, Standing};
 use super::message::{Said, notified_key};
 use super::{Kind, Name, Push, SHARD_NODES, Subscriber};
@@ -33,6 +34,8 @@ struct Pending {
     settled: Cell<usize>,
     /// Why one of them is not listened to.
     error: RefCell<Option<Vec<u8>>>,
+    /// Who publishes waits for it.
+    _expected: Expected,
 }
 
 /// What is known of a name at the stores.
@@ -230,7 +233,7 @@ impl Hub {
         subscriber: &Rc<dyn Subscriber>,
     ) {
         let mut asked = Vec::new();
-        let links = {
+        let (links, expected) = {
             let mut state = self.state.borrow_mut();
             let mut begun = Vec::new();
             for name in names {
@@ -249,7 +252,8 @@ impl Hub {
                     link.changed(kind, name);
                 }
             }
-            if begun.is_empty() { Vec::new() } else { state.links.clone() }
+            let expected = self.census.expected.expect(&state.pool_name, kind, &asked);
+            (if begun.is_empty() { Vec::new() } else { state.links.clone() }, expected)
         };
         for link in links {
             link.work(self);
@@ -260,6 +264,7 @@ impl Hub {
             names: asked,
             settled: Cell::new(0),
             error: RefCell::default(),
+            _expected: expected,
         });
         if !self.settle(&pending) {
             self.state.borrow_mut().waiting.push(pending);

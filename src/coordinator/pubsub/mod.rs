@@ -17,6 +17,7 @@
 //! server.
 
 mod census;
+mod expected;
 mod hub;
 mod link;
 mod message;
@@ -33,6 +34,7 @@ use crate::topology::View;
 use hub::Hub;
 
 pub use census::Census;
+pub use expected::ExpectedListeners;
 pub use message::{Message, Push};
 
 /// The nodes on which a shard channel is listened to, and may be published on: its own, and the one that stands in.

@@ -1,10 +1,11 @@
 //! `PUBLISH` and `SPUBLISH`: to one node, the first in the ring's order of the channel that is available.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 
 use super::census::Count;
-use super::{Kind, SHARD_NODES};
+use super::{ExpectedListeners, Kind, SHARD_NODES};
 use crate::backend::redis::Node;
 use crate::backend::{Cause, Flow, Piece, ReplySink, Tag};
 use crate::command::{PubSubVerb, reply};
@@ -15,6 +16,17 @@ use crate::replication::Cursor;
 use crate::topology::View;
 
 impl Coordinator {
+    /// Whether a client of this process is about to listen to a channel.
+    pub fn expects_listeners(&self, view: &View, listener: &Listener, kind: Kind, channel: &[u8]) -> bool {
+        let pool = view.topology.pools.get(listener.pool).map_or("", |pool| &pool.name);
+        self.expected_listeners().are_due(pool, kind, channel)
+    }
+
+    /// Clients of this process that are about to listen.
+    pub fn expected_listeners(&self) -> &Arc<ExpectedListeners> {
+        &self.pubsub.census.expected
+    }
+
     /// Publishes. The reply is how many clients of this process and connections of others the store has told.
     #[expect(clippy::too_many_arguments, reason = "a request, who made it and who hears of it")]
     pub fn publish(

@@ -47,6 +47,8 @@ pub(super) enum Obstacle {
     Pause,
     /// The store does not take the rest of a big request yet.
     Lease,
+    /// Somebody is about to listen to what the client publishes.
+    Listeners,
 }
 
 impl Session {

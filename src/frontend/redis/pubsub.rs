@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::intake::Obstacle;
 use super::output::Last;
@@ -125,6 +126,11 @@ fn changes(verb: PubSubVerb) -> Option<(Change, Kind)> {
     })
 }
 
+/// Who hears what a verb publishes.
+fn published_to(verb: PubSubVerb) -> Kind {
+    if verb == PubSubVerb::Spublish { Kind::Shard } else { Kind::Channel }
+}
+
 /// Appends the confirmation of one name, as RESP3 has it.
 fn write_confirmation(out: &mut Vec<u8>, word: &str, name: Option<&[u8]>, count: usize, version: Version) {
     write_header(out, b'>', 3);
@@ -177,6 +183,11 @@ impl Session {
             }
             return Handled::Yes;
         }
+        let published = matches!(verb, PubSubVerb::Publish | PubSubVerb::Spublish);
+        let channel = published.then(|| request.args.get(1).unwrap_or_default());
+        if self.waits_for_listeners(view, listener, published_to(verb), &mut channel.into_iter()) {
+            return Handled::NotYet;
+        }
         let slot = self.open_slot(class_of(request.row));
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let mut out = Vec::new();
@@ -191,6 +202,35 @@ impl Session {
             self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
         }
         Handled::Yes
+    }
+
+    /// Whether clients that were there before are about to listen to one of these channels: the request comes again when
+    /// they do.
+    pub(super) fn waits_for_listeners(
+        self: &Rc<Self>,
+        view: &View,
+        listener: &Listener,
+        kind: Kind,
+        channels: &mut dyn Iterator<Item = &[u8]>,
+    ) -> bool {
+        let has_waited = std::mem::take(&mut self.inner.borrow_mut().waited);
+        let coordinator = &self.worker.coordinator;
+        let due = |channel: &&[u8]| coordinator.expects_listeners(view, listener, kind, channel);
+        let channels: Vec<Vec<u8>> = channels.filter(due).map(<[u8]>::to_vec).collect();
+        if has_waited || channels.is_empty() {
+            return false;
+        }
+        self.inner.borrow_mut().obstacle = Obstacle::Listeners;
+        let pool = view.topology.pools.get(listener.pool).map_or("", |pool| &pool.name).to_owned();
+        let session = Rc::clone(self);
+        let expected = Arc::clone(coordinator.expected_listeners());
+        self.worker.context.spawn(async move {
+            expected.settle(|| channels.iter().any(|channel| expected.are_due(&pool, kind, channel))).await;
+            let mut inner = session.inner.borrow_mut();
+            inner.waited = true;
+            inner.wake();
+        });
+        true
     }
 
     fn listen(self: &Rc<Self>, view: &Rc<View>, kind: Kind, request: &Request<'_>) {

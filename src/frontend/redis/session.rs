@@ -95,6 +95,8 @@ pub(super) struct Inner {
     /// What comes after the newest request waits until it is answered: it is about all keys or all nodes, or may have to
     /// be sent once more.
     pub(super) alone: bool,
+    /// A message has waited for those who are about to listen.
+    pub(super) waited: bool,
     /// Others wait behind what this client does not read: it is held here, up to the listener's bound.
     pub(super) spilling: bool,
     /// Close now.
@@ -168,6 +170,7 @@ impl Session {
                 ended: false,
                 block: None,
                 alone: false,
+                waited: false,
                 spilling: false,
                 broken: false,
             }),
@@ -402,6 +405,7 @@ impl Session {
             Obstacle::None => true,
             Obstacle::Due => inner.output.slots.is_empty(),
             Obstacle::Pause => self.worker.pause.get().is_none(),
+            Obstacle::Listeners => inner.waited,
             Obstacle::Room => {
                 inner.output.slots.len() < DUE_MAX / 2
                     && inner.output.bytes_held() < HELD_BYTES

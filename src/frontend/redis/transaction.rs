@@ -22,6 +22,7 @@ use crate::backend::redis::Exclusive;
 use crate::backend::{Failure, Flow, Piece, ReplySink, Stores, Tag};
 use crate::command::{Args, Flag, Handling, LocalVerb, PubSubVerb, Row, TransactionVerb, reply};
 use crate::config::Listener;
+use crate::coordinator::pubsub::Kind;
 use crate::coordinator::{self, Coordinator, Part, Request, Verdict, Way};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
@@ -39,6 +40,8 @@ pub(super) struct Transaction {
     frames: Vec<u8>,
     /// How many.
     count: usize,
+    /// The channels on which they publish.
+    channels: Vec<Vec<u8>>,
     /// Where their keys are.
     place: Option<Place>,
     watch: Option<Watch>,
@@ -141,6 +144,9 @@ impl Session {
                 if !transaction.is_void {
                     transaction.frames.extend_from_slice(request.frame);
                     transaction.count += 1;
+                    if request.row.handling == Handling::PubSub(PubSubVerb::Publish) {
+                        transaction.channels.push(request.args.get(1).unwrap_or_default().to_vec());
+                    }
                 }
                 reply::simple(&mut out, "QUEUED");
                 Outcome::Ok
@@ -283,6 +289,12 @@ impl Session {
     }
 
     fn exec(self: &Rc<Self>, view: &View, listener: &Listener, request: &Request<'_>, is_watching: bool) -> Handled {
+        let channels = self.inner.borrow().transaction.as_ref().map(|it| it.channels.clone()).unwrap_or_default();
+        if !channels.is_empty()
+            && self.waits_for_listeners(view, listener, Kind::Channel, &mut channels.iter().map(Vec::as_slice))
+        {
+            return Handled::NotYet;
+        }
         if is_watching && !self.takes_its_turn() {
             return Handled::NotYet;
         }

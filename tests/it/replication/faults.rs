@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::trouble::{Trouble, make};
 use super::workload::Workload;
 use crate::support::{
-    Client, Cluster, Fault, QuoitConfig, Reach, Value, all_serve, is_refused, is_unknown, random, setting,
+    Client, Cluster, Fault, QuoitConfig, Reach, Value, all_serve, is_refused, is_unknown, patient, random, setting,
 };
 
 const CLIENTS: usize = 6;
@@ -50,7 +50,8 @@ fn five_stores_one_fault_at_a_time() {
 /// Nothing fails: whatever goes wrong here is a matter of clients that meet.
 #[test]
 fn no_fault_at_all() {
-    let Some(cluster) = Cluster::start_with(3, 3, Reach::Direct, skewed) else { return };
+    let slow_is_no_fault = |proxy, config| patient(proxy, skewed(proxy, config));
+    let Some(cluster) = Cluster::start_with(3, 3, Reach::Direct, slow_is_no_fault) else { return };
     let workload = Workload::new("no fault", cluster.addresses(), CLIENTS, 1);
     let tally = workload.run(&mut random("no fault"), |_| thread::sleep(seconds() / 3), || ());
     assert_eq!((tally.unknown, tally.refused), (0, 0), "nothing was wrong");
