@@ -353,15 +353,7 @@ fn one_client_sleeps_alone() {
 fn within_a_transaction() {
     let Some(fleet) = Fleet::start(2) else { return };
     let mut client = fleet.client();
-    let later = [
-        "CLIENT KILL ID 1",
-        "CLIENT PAUSE 1",
-        "CLIENT UNPAUSE",
-        "CLIENT UNBLOCK 1",
-        "DEBUG SLEEP 0",
-        "MONITOR",
-        "QUOIT HELP",
-    ];
+    let later = ["CLIENT KILL ID 1", "CLIENT UNBLOCK 1", "DEBUG SLEEP 0", "MONITOR", "QUOIT HELP"];
     for line in later {
         assert_eq!(client.line("MULTI"), ok());
         assert!(client.line(line).is_error(), "{line}");

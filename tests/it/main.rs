@@ -39,6 +39,8 @@ mod memory;
 #[cfg(test)]
 mod multi_key;
 #[cfg(test)]
+mod pause;
+#[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod pubsub;

@@ -61,7 +61,7 @@ pub struct Signs {
     taking: [AtomicU8; PARTS],
     /// Clients that wait for keys of replicated pools.
     waiting: AtomicUsize,
-    /// Clients that wait in a blocking verb.
+    /// Clients that wait in a blocking verb, or for a pause to end.
     pub(super) blocked: AtomicU64,
 }
 
@@ -97,9 +97,19 @@ impl Signs {
         }
     }
 
-    /// How many clients wait in a blocking verb.
+    /// How many clients wait in a blocking verb, or for a pause to end.
     pub fn blocked(&self) -> u64 {
         self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// One more client waits, for a pause to end.
+    pub fn begin_block(&self) {
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It does so no longer.
+    pub fn end_block(&self) {
+        self.blocked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

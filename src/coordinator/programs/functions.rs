@@ -21,7 +21,7 @@ const REGISTER: &[u8] = b"local q_own={} redis.register_function=function(name,c
     q_own[name.function_name]=name.callback else q_own[name]=callback end end";
 
 /// A function, as the stores have it.
-enum Function {
+pub(super) enum Function {
     /// The text of a script that does the same.
     Text(Vec<u8>),
     /// It says that it writes nothing.
@@ -105,7 +105,7 @@ impl Coordinator {
 }
 
 /// What one of the nodes says of a function; the next is asked only if it has none of that name, or does not answer.
-async fn function(nodes: &Homes, origin: usize, name: &[u8]) -> Option<Function> {
+pub(super) async fn function(nodes: &Homes, origin: usize, name: &[u8]) -> Option<Function> {
     for node in nodes {
         let words: [&[u8]; 3] = [b"FUNCTION", b"LIST", b"WITHCODE"];
         let Ok(listed) = ask(node, origin, 1, &mut |out| write_request(out, words.into_iter())).await else { continue };

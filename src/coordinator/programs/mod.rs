@@ -15,6 +15,7 @@ mod call;
 mod everywhere;
 mod functions;
 mod heal;
+mod reads;
 mod sources;
 
 use std::cell::{Cell, RefCell};

@@ -1,9 +1,8 @@
-//! What one client may do about the others: list them, close them, hold their requests back. Every worker is asked, since
-//! each has clients of its own.
+//! What one client may do about the others: list them, close them. Every worker is asked, since each has clients of its own.
+//! Holding their requests back is in `pause`.
 //!
 //! # Invariants
 //! - A client that closes itself has its reply first.
-//! - A pause holds back requests that are not sent yet; what was sent before goes on. A drain ends every pause.
 
 use std::fmt::Debug;
 use std::rc::Rc;
@@ -12,21 +11,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::intake::Obstacle;
 use super::local::{Local, answer_later, refused};
 use super::monitor::Feed;
-use super::requests::Handled;
+use super::pause::Paused;
 use super::session::Session;
 use super::worker::{Order, Worker};
 use crate::command::reply::{self, Resp};
-use crate::command::{Args, Row, VerbClass};
+use crate::command::{Args, Row};
 use crate::config::Listener;
 use crate::coordinator::Unblock;
 use crate::metrics::Outcome;
 use crate::topology::View;
-
-/// The verbs that may write although the table does not call them writes (Redis: `CMD_MAY_REPLICATE`).
-const MAY_WRITE: [&str; 7] = ["eval", "evalsha", "exec", "fcall", "pfcount", "publish", "spublish"];
 
 /// What a client asks of a worker about its clients.
 #[derive(Debug)]
@@ -58,21 +53,6 @@ pub enum Ask {
     RedirectBroken(u64),
     /// Show this monitor all requests.
     Monitor(Feed, oneshot::Sender<()>),
-}
-
-/// Which requests a pause holds back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Paused {
-    /// Those that may write.
-    Writes,
-    /// All.
-    All,
-}
-
-impl Paused {
-    fn holds(self, row: &Row) -> bool {
-        self == Self::All || row.class == VerbClass::Write || MAY_WRITE.contains(&row.name)
-    }
 }
 
 /// What a client does here, in Redis's words.
@@ -153,15 +133,7 @@ impl Worker {
                 tell(answer, i64::try_from(sessions.len()).unwrap_or(i64::MAX));
             }
             Ask::Pause(what, span, answer) => {
-                let span = if self.is_draining() { Duration::ZERO } else { span };
-                let until = self.context.clock.tick().after(span);
-                // Of two pauses the longer and the stricter hold, as in Redis.
-                let both = match self.pause.get() {
-                    Some((before, end)) => (before.max(what), end.max(until)),
-                    None => (what, until),
-                };
-                self.pause.set(Some(both));
-                self.attention.set(true);
+                self.begin_pause(what, span);
                 tell(answer, ());
             }
             Ask::Unpause(answer) => {
@@ -189,26 +161,6 @@ impl Worker {
         }
     }
 
-    /// Lets go of what is held back.
-    pub(super) fn end_pause(&self) {
-        if self.pause.take().is_some() {
-            self.look_around();
-            self.wake_all();
-        }
-    }
-
-    /// Ends a pause whose time is over.
-    pub(super) fn keep_pause(&self) {
-        if self.pause.get().is_some_and(|(_, until)| until <= self.context.clock.now()) {
-            self.end_pause();
-        }
-    }
-
-    /// Whether this request has to wait for the end of a pause.
-    pub(super) fn holds_back(&self, row: &Row) -> bool {
-        self.pause.get().is_some_and(|(what, _)| what.holds(row))
-    }
-
     /// Requests pass by without a look while there is neither a pause nor a monitor, nor a client that tracks keys.
     pub(super) fn look_around(&self) {
         self.attention.set(self.pause.get().is_some() || !self.monitors.borrow().is_empty() || self.is_tracking());
@@ -216,15 +168,6 @@ impl Worker {
 }
 
 impl Session {
-    /// Holds a request back if a pause says so.
-    pub(super) fn wait_for_pause(&self, row: &Row) -> Handled {
-        if self.worker.holds_back(row) {
-            self.inner.borrow_mut().obstacle = Obstacle::Pause;
-            return Handled::NotYet;
-        }
-        Handled::Yes
-    }
-
     /// Closes the client; the one that asked for it has its reply first.
     fn kill(&self, asker: u64) {
         let mut inner = self.inner.borrow_mut();
@@ -243,9 +186,21 @@ fn tell<T>(answer: oneshot::Sender<T>, value: T) {
 }
 
 /// Asks every worker and gathers the answers. A worker that is gone has no clients.
-async fn ask_all<T>(session: &Session, make: impl Fn(oneshot::Sender<T>) -> Ask) -> Vec<T> {
+pub(super) async fn ask_all<T>(session: &Session, make: impl Fn(oneshot::Sender<T>) -> Ask) -> Vec<T> {
+    ask_each(session, None, make).await
+}
+
+/// The same, but for the session's own worker.
+pub(super) async fn ask_others<T>(session: &Session, make: impl Fn(oneshot::Sender<T>) -> Ask) -> Vec<T> {
+    ask_each(session, Some(session.worker.number()), make).await
+}
+
+async fn ask_each<T>(session: &Session, except: Option<usize>, make: impl Fn(oneshot::Sender<T>) -> Ask) -> Vec<T> {
     let mut answers = Vec::new();
-    for worker in &session.worker.fleet.workers {
+    for (number, worker) in session.worker.fleet.workers.iter().enumerate() {
+        if except == Some(number) {
+            continue;
+        }
         let (sender, answer) = oneshot::channel();
         if worker.send(Order::Ask(make(sender))).await.is_ok()
             && let Ok(answer) = answer.await
@@ -383,34 +338,6 @@ fn filters(
         at += 2;
     }
     Some(selection)
-}
-
-/// `CLIENT PAUSE timeout [WRITE|ALL]`: from its reply on no worker sends what is held back.
-pub(super) fn pause(session: &Rc<Session>, row: &Row, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
-    let what = match args.get(3) {
-        _ if args.len() > 4 => return refused(out, |out| reply::subcommand_syntax(out, args)),
-        None => Paused::All,
-        Some(word) if word.eq_ignore_ascii_case(b"all") => Paused::All,
-        Some(word) if word.eq_ignore_ascii_case(b"write") => Paused::Writes,
-        Some(_) => return refused(out, reply::pause_mode),
-    };
-    let span = match args.get(2).and_then(number).map(u64::try_from) {
-        None => return refused(out, reply::timeout_not_an_integer),
-        Some(Err(_)) => return refused(out, reply::timeout_negative),
-        Some(Ok(ms)) => Duration::from_millis(ms),
-    };
-    answer_later(session, row, move |session| async move {
-        ask_all(&session, |answer| Ask::Pause(what, span, answer)).await;
-        b"+OK\r\n".to_vec()
-    })
-}
-
-/// `CLIENT UNPAUSE`.
-pub(super) fn unpause(session: &Rc<Session>, row: &Row) -> Local {
-    answer_later(session, row, |session| async move {
-        ask_all(&session, Ask::Unpause).await;
-        b"+OK\r\n".to_vec()
-    })
 }
 
 /// A number as Redis reads one: no sign `+`, no spaces, no zeros in front.

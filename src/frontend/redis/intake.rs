@@ -213,7 +213,7 @@ impl Session {
         let passable =
             passable_key(&args, scan.arguments()).filter(|(row, key)| !scan.irregular() && self.may_pass_on(row, key));
         if let Some((row, _)) = passable
-            && self.wait_for_pause(row) == Handled::NotYet
+            && self.wait_for_pause(view, listener, row, &args) == Handled::NotYet
         {
             return 0;
         }

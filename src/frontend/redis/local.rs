@@ -8,7 +8,7 @@ use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::class_of;
 use super::session::Session;
 use super::{
-    acl, auth, blocking, clients, cluster, databases, minor, monitor, pubsub, quoit, settings, slowlog, tracking,
+    acl, auth, blocking, clients, cluster, databases, minor, monitor, pause, pubsub, quoit, settings, slowlog, tracking,
 };
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
@@ -121,8 +121,8 @@ fn client(
 ) -> Local {
     match verb {
         LocalVerb::ClientList => return clients::list(session, row, resp, args, out),
-        LocalVerb::ClientPause => return clients::pause(session, row, args, out),
-        LocalVerb::ClientUnpause => return clients::unpause(session, row),
+        LocalVerb::ClientPause => return pause::pause(session, row, args, out),
+        LocalVerb::ClientUnpause => return pause::unpause(session, row),
         LocalVerb::ClientUnblock => return blocking::unblock(session, row, args, out),
         LocalVerb::ClientCaching
         | LocalVerb::ClientGetredir

@@ -18,6 +18,7 @@ mod minor;
 mod monitor;
 mod nodes;
 mod output;
+mod pause;
 mod pubsub;
 mod quoit;
 mod requests;

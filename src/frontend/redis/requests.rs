@@ -64,7 +64,7 @@ impl Session {
         args: &Args<'_>,
     ) -> Handled {
         let may_ask = self.inner.borrow().authenticated || row.flags.contains(Flag::NoAuth);
-        if may_ask && self.wait_for_pause(row) == Handled::NotYet {
+        if may_ask && self.wait_for_pause(view, listener, row, args) == Handled::NotYet {
             return Handled::NotYet;
         }
         let handled = self.serve_tracked(view, row, args, || self.serve(view, listener, frame, row, *args));

@@ -183,6 +183,7 @@ impl Session {
         self.inner.borrow_mut().broken = true;
         self.leave_channels();
         self.track_no_more();
+        self.look_again();
         let mut inner = self.inner.borrow_mut();
         inner.stream = None;
         self.worker.context.released(std::mem::take(&mut inner.accounted_bytes));
@@ -404,7 +405,7 @@ impl Session {
         match inner.obstacle {
             Obstacle::None => true,
             Obstacle::Due => inner.output.slots.is_empty(),
-            Obstacle::Pause => self.worker.pause.get().is_none(),
+            Obstacle::Pause => false, // Until `look_again`.
             Obstacle::Listeners => inner.waited,
             Obstacle::Room => {
                 inner.output.slots.len() < DUE_MAX / 2

@@ -15,6 +15,7 @@ use super::databases;
 use super::intake::Obstacle;
 use super::local::{self, Local, resp_of};
 use super::output::Last;
+use super::pause::Pauses;
 use super::requests::{Handled, class_of};
 use super::session::Session;
 use super::settings;
@@ -50,6 +51,8 @@ pub(super) struct Transaction {
     watched_at: Option<Place>,
     /// A key with several replicas: those of all others have to be the same.
     anchor: Option<Vec<u8>>,
+    /// Whether it begins or ends a pause, and whether the other workers know.
+    pub(super) pauses: Pauses,
     /// A connection on which keys were watched has ended: they count as changed.
     is_watch_lost: bool,
 }
@@ -72,6 +75,11 @@ impl Transaction {
     /// Whether the client watches keys.
     pub(super) fn is_watching(&self) -> bool {
         self.watch.is_some() || self.watched_at.is_some() || self.is_watch_lost
+    }
+
+    /// Whether `EXEC` runs nothing of it.
+    pub(super) fn is_void(&self) -> bool {
+        self.is_void
     }
 
     /// The commands, one after the other.
@@ -147,6 +155,7 @@ impl Session {
                     if request.row.handling == Handling::PubSub(PubSubVerb::Publish) {
                         transaction.channels.push(request.args.get(1).unwrap_or_default().to_vec());
                     }
+                    transaction.pauses.see(request.row);
                 }
                 reply::simple(&mut out, "QUEUED");
                 Outcome::Ok
@@ -298,6 +307,9 @@ impl Session {
         if is_watching && !self.takes_its_turn() {
             return Handled::NotYet;
         }
+        if !self.announce_pauses(view) {
+            return Handled::NotYet;
+        }
         let Some(transaction) = self.inner.borrow_mut().transaction.take() else { return Handled::Yes };
         let Transaction { is_void, frames, place, mut watch, watched, watched_at, is_watch_lost, .. } = *transaction;
         let place = place.or(watched_at);
@@ -350,6 +362,9 @@ impl Session {
         let args = Args::new(frame, bounds);
         let row = view.topology.config.commands.resolve(&args).ok()?;
         match row.handling {
+            Handling::Local(LocalVerb::ClientPause | LocalVerb::ClientUnpause) => {
+                Some(Part::Answered(self.pause_at_once(row, &args)))
+            }
             Handling::Local(verb) => {
                 let mut own = Vec::new();
                 match local::answer(self, view, listener, verb, row, &args, &mut own) {
@@ -511,11 +526,9 @@ fn answers_at_once(verb: LocalVerb, request: &Request<'_>) -> bool {
             verb,
             LocalVerb::ClientKill
                 | LocalVerb::ClientList
-                | LocalVerb::ClientPause
                 | LocalVerb::ClientReply
                 | LocalVerb::ClientTracking
                 | LocalVerb::ClientUnblock
-                | LocalVerb::ClientUnpause
                 | LocalVerb::ConfigSet
                 | LocalVerb::Debug
                 | LocalVerb::Hello

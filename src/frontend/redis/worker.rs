@@ -13,11 +13,12 @@ use arc_swap::{ArcSwap, Cache};
 use tokio::sync::{mpsc, oneshot};
 
 use super::acl_log::AclLog;
-use super::clients::{Ask, Paused};
+use super::clients::Ask;
 use super::databases::Databases;
 use super::info::Figures;
 use super::monitor::Feed;
 use super::output::Slot;
+use super::pause::{Functions, Paused};
 use super::session::Session;
 use super::slowlog::{Added, SlowLog};
 use super::tls::Handshakes;
@@ -112,6 +113,7 @@ pub struct Worker {
     /// How many clients track keys.
     pub(super) tracking_clients: Cell<usize>,
     pub(super) pause: Cell<Option<(Paused, Moment)>>,
+    pub(super) functions: Functions,
     pub(super) monitors: RefCell<Vec<Feed>>,
     /// From when on a request is slow.
     pub(super) slow: Cell<Duration>,
@@ -166,6 +168,7 @@ impl Worker {
             attention: Cell::default(),
             tracking_clients: Cell::default(),
             pause: Cell::default(),
+            functions: Functions::default(),
             monitors: RefCell::default(),
             slow: Cell::new(slow),
             slow_entries: Added::default(),
