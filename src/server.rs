@@ -25,7 +25,7 @@ use crate::admin::{self, AdminState, Hooks, ReloadResult};
 use crate::config::watch::{Change, Watch};
 use crate::config::{self, Bind, Config, LoadError};
 use crate::coordinator::Signs;
-use crate::frontend::redis::{AclLog, Figures, Fleet, Order, SlowLog, Worker};
+use crate::frontend::redis::{AclLog, Figures, Fleet, Latency, Order, SlowLog, Tuned, Worker};
 use crate::listener::{self, Client, Intake, Socket};
 use crate::metrics::{CertificateFacts, LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
 use crate::topology::{Topology, TopologyError};
@@ -136,6 +136,8 @@ impl Server {
             started: SystemTime::now(),
             run_id: fastrand::u128(..),
             slowlog: SlowLog::default(),
+            latency: Latency::default(),
+            tuned: Tuned::default(),
             figures: Figures::default(),
         });
         let mut ended = Vec::new();

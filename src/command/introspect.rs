@@ -244,13 +244,34 @@ fn getkeys(out: &mut Vec<u8>, resp: Resp, args: &Args<'_>, listed: Listed) {
         match listed {
             Listed::Keys => reply::bulk(out, key),
             Listed::KeysAndFlags => {
-                let flags = || spec.flags.iter().filter(|flag| !SPEC_ONLY_FLAGS.contains(flag));
+                let flags = narrower_flags(row, &request).unwrap_or(spec.flags);
+                let flags = || flags.iter().filter(|flag| !SPEC_ONLY_FLAGS.contains(flag));
                 reply::array_header(out, 2);
                 reply::bulk(out, key);
                 reply::set_header(out, resp, flags().count());
                 flags().for_each(|flag| reply::simple(out, flag));
             }
         }
+    }
+}
+
+/// What these arguments do with the key where that is less than what the verb may do: `SET` without `GET` reads nothing, and
+/// `BITFIELD` of nothing but `GET` writes nothing.
+fn narrower_flags(row: &Row, request: &Args<'_>) -> Option<&'static [&'static str]> {
+    match row.name {
+        "set" if !(3..request.len()).any(|at| request.is_word(at, "GET")) => Some(&["OW", "update"]),
+        "bitfield" => {
+            let mut at = 2;
+            while at < request.len() {
+                at += match () {
+                    () if request.is_word(at, "GET") && at + 2 < request.len() => 3,
+                    () if request.is_word(at, "OVERFLOW") && at + 1 < request.len() => 2,
+                    () => return None,
+                };
+            }
+            Some(&["RO", "access"])
+        }
+        _ => None,
     }
 }
 
@@ -286,6 +307,10 @@ mod tests {
         check("COMMAND GETKEYS GET a b", "-ERR Invalid number of arguments specified for command");
         check("COMMAND GETKEYS CONFIG GET x", "-ERR The command has no key arguments");
         check("COMMAND GETKEYS CONFIG nope", "-ERR Invalid command specified");
+        check("COMMAND GETKEYSANDFLAGS SET a b", "*1 *2 $1 a *2 +OW +update");
+        check("COMMAND GETKEYSANDFLAGS SET a b GET", "*1 *2 $1 a *3 +RW +access +update");
+        check("COMMAND GETKEYSANDFLAGS BITFIELD a OVERFLOW FAIL GET u8 0", "*1 *2 $1 a *2 +RO +access");
+        check("COMMAND GETKEYSANDFLAGS BITFIELD a GET u8 0 SET u8 0 1", "*1 *2 $1 a *3 +RW +access +update");
         check("COMMAND GETKEYSANDFLAGS RENAME a b", "*2 *2 $1 a *3 +RW +access +delete *2 $1 b *2 +OW +update");
     }
 

@@ -531,11 +531,17 @@ pub fn setting_refused(out: &mut Vec<u8>, name: &[u8]) {
     error_line(
         out,
         format_args!(
-            "ERR 'CONFIG SET {name}' is refused by quoit: its own settings are in its file, which it takes over by itself \
-             when it is edited; of those of the stores it passes on what says how values are kept, and \
+            "ERR 'CONFIG SET {name}' is refused by quoit: its own settings but for those of SLOWLOG and LATENCY are in its \
+             file, which it takes over by itself when it is edited; of those of the stores it passes on what says how values are kept, and \
              notify-keyspace-events; connect to the nodes for anything else"
         ),
     );
+}
+
+/// `CONFIG SET` with a value that a setting cannot have.
+pub fn setting_unfit(out: &mut Vec<u8>, name: &[u8], reason: &str) {
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    error_line(out, format_args!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"));
 }
 
 /// `CONFIG SET maxmemory-policy` where keys have several copies.

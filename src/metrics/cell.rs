@@ -129,6 +129,41 @@ impl Default for HistogramTotal {
 }
 
 impl HistogramTotal {
+    /// The sum of all durations.
+    pub(super) fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum_ns)
+    }
+
+    /// The end of the bucket in which that part of the events, in percent, is reached; nothing if there were none.
+    #[expect(clippy::cast_precision_loss, reason = "of more than 2^53 events the last do not matter")]
+    pub(super) fn percentile(&self, percent: f64) -> Duration {
+        let wanted = self.count() as f64 * percent / 100.0;
+        let mut count = 0;
+        for (bucket, events) in self.buckets.iter().enumerate() {
+            count += events;
+            if count > 0 && count as f64 >= wanted {
+                return Duration::from_micros(end_of(bucket));
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// How many events took at most as long as each power of two of microseconds; the last is for all.
+    pub(super) fn octaves(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        (0..=OCTAVES + 1).map(|octave| {
+            let within = if octave > OCTAVES { BUCKETS } else { bucket_of((1 << octave) * 1_000) + 1 };
+            (1 << octave, self.buckets.iter().take(within).sum())
+        })
+    }
+
+    /// Takes away what was there before.
+    pub(super) fn subtract(&mut self, before: &HistogramTotal) {
+        for (count, before) in self.buckets.iter_mut().zip(before.buckets) {
+            *count = count.saturating_sub(before);
+        }
+        self.sum_ns = self.sum_ns.saturating_sub(before.sum_ns);
+    }
+
     /// How many events.
     pub(super) fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -165,9 +200,28 @@ fn bucket_of(duration_ns: u64) -> usize {
     (4 + (octave - 2) * BUCKETS_PER_OCTAVE + within_octave) as usize
 }
 
+/// Where a bucket ends, in microseconds. The last ends nowhere: it is shown as wide as the one before it.
+fn end_of(bucket: usize) -> u64 {
+    let bucket = bucket as u64;
+    if bucket < 4 {
+        return bucket + 1;
+    }
+    let (octave, within) = ((bucket - 4) / BUCKETS_PER_OCTAVE + 2, (bucket - 4) % BUCKETS_PER_OCTAVE);
+    (BUCKETS_PER_OCTAVE + within + 1) << (octave - 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_end_where_the_next_begins() {
+        for bucket in 0..BUCKETS - 1 {
+            let end_us = end_of(bucket);
+            assert_eq!(bucket_of(end_us * 1_000), bucket);
+            assert_eq!(bucket_of(end_us * 1_000 + 1), bucket + 1);
+        }
+    }
 
     #[test]
     fn buckets_are_contiguous_and_end_inclusively() {

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use tokio::runtime::RuntimeMetrics;
 
 use super::cell::{Counter, Gauge, Histogram};
+use super::verbs::{Verb, VerbCells, Verbs};
 
 macro_rules! labels {
     ($(#[$doc:meta])* $type:ident { $($(#[$value_doc:meta])* $value:ident = $label:literal),* $(,)? }) => {
@@ -128,7 +129,7 @@ labels! {
 
 /// A counter for each value of a label.
 #[derive(Debug)]
-struct Counters<const N: usize>([Counter; N]);
+pub(super) struct Counters<const N: usize>([Counter; N]);
 
 impl<const N: usize> Default for Counters<N> {
     fn default() -> Self {
@@ -137,7 +138,7 @@ impl<const N: usize> Default for Counters<N> {
 }
 
 impl<const N: usize> Counters<N> {
-    fn at(&self, index: usize) -> &Counter {
+    pub(super) fn at(&self, index: usize) -> &Counter {
         self.0.get(index).expect("the enum of the label has as many values as the array")
     }
 }
@@ -159,8 +160,7 @@ pub(super) const CONNECT_RESULTS: usize = ConnectResult::ALL.len();
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ListenerCells {
-    requests: [Counters<OUTCOMES>; CLASSES],
-    request_duration: [Histogram; CLASSES],
+    pub(super) verbs: Verbs,
     /// Bytes read from clients.
     pub received_bytes: Counter,
     /// Bytes written to clients.
@@ -192,11 +192,21 @@ pub struct ListenerCells {
 }
 
 impl ListenerCells {
-    /// The counter of the requests of one class that ended so.
+    /// What is counted of a verb.
     #[inline]
-    #[expect(clippy::missing_panics_doc, reason = "the arrays have a place for each value of the enums")]
-    pub fn requests(&self, class: Class, outcome: Outcome) -> &Counter {
-        self.requests.get(class as usize).expect("the array has a row for each class").at(outcome as usize)
+    pub fn verb(&self, verb: Verb) -> &VerbCells {
+        self.verbs.at(verb)
+    }
+
+    /// Counts an error reply by its first word.
+    #[cold]
+    pub fn note_error(&self, reply: &[u8]) {
+        self.verbs.note_error(reply);
+    }
+
+    /// How many requests of a class ended so.
+    pub(super) fn requests(&self, class: Class, outcome: Outcome) -> u64 {
+        self.verbs.of(class).map(|verb| verb.requests(outcome).get()).sum()
     }
 
     /// The counter of what was not allowed, by what it was.
@@ -207,13 +217,6 @@ impl ListenerCells {
     /// The counter of the TLS handshakes that ended so.
     pub fn handshakes(&self, handshake: Handshake) -> &Counter {
         self.handshakes.at(handshake as usize)
-    }
-
-    /// How long requests of one class took.
-    #[inline]
-    #[expect(clippy::missing_panics_doc, reason = "the arrays have a place for each value of the enums")]
-    pub fn request_duration(&self, class: Class) -> &Histogram {
-        self.request_duration.get(class as usize).expect("the array has a place for each class")
     }
 }
 

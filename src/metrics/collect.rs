@@ -279,9 +279,9 @@ impl ListenerTotals {
             for ((requests, duration), &class) in totals.requests.iter_mut().zip(&mut totals.durations).zip(Class::ALL)
             {
                 for (sum, &outcome) in requests.iter_mut().zip(Outcome::ALL) {
-                    *sum += group.requests(class, outcome).get();
+                    *sum += group.requests(class, outcome);
                 }
-                group.request_duration(class).add_to(duration);
+                group.verbs.of(class).for_each(|verb| verb.duration.add_to(duration));
             }
         }
         totals

@@ -22,6 +22,7 @@ mod replication;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -34,6 +35,7 @@ pub use node::NodeCells;
 pub use process::{CertificateFacts, LoadedConfig, NodeFacts, PoolFacts, ProcessCells, TopologyFacts};
 pub use replication::ReplicationCells;
 pub use traffic::Traffic;
+pub use verbs::{VERBS_MAX, Verb, VerbCells, VerbTotals};
 
 use collect::CellCollector;
 use node::NodeSeries;

@@ -75,10 +75,11 @@ fn a_store_votes_if_all_workers_say_so() {
 fn cells_of_one_listener_are_summed_over_its_workers() {
     let metrics = Metrics::new();
     let workers = [metrics.listener("redis"), metrics.listener("redis")];
-    metrics.listener("other").requests(Class::Read, Outcome::Ok).add(100);
+    let verb = Verb::new(3, Class::Read);
+    metrics.listener("other").verb(verb).requests(Outcome::Ok).add(100);
     for cells in &workers {
-        cells.requests(Class::Read, Outcome::Ok).add(3);
-        cells.request_duration(Class::Read).observe(Duration::from_micros(100));
+        cells.verb(verb).requests(Outcome::Ok).add(3);
+        cells.verb(verb).duration.observe(Duration::from_micros(100));
         cells.clients_open.set(2);
     }
     let expect = |series: &str, want: f64| assert_eq!(value(&metrics, series), Some(want), "{series}");

@@ -34,7 +34,7 @@ impl Traffic {
         self.tracking_clients += cells.tracking_clients.get();
         for class in Class::ALL {
             for outcome in Outcome::ALL {
-                let count = cells.requests(*class, *outcome).get();
+                let count = cells.requests(*class, *outcome);
                 self.requests += count;
                 if *outcome != Outcome::Ok {
                     self.errors += count;

@@ -38,7 +38,7 @@ const DIFFERS: &[(&str, &str)] = &[
     ("config|resetstat", "`INFO` of the proxy"),
     (
         "config|set",
-        "what says how values are kept, and `notify-keyspace-events`, on all stores; the proxy's own are in its file",
+        "what says how values are kept, and `notify-keyspace-events`, on all stores; of the proxy's own those of `SLOWLOG` and `LATENCY`",
     ),
     ("dbsize", "counted over all nodes at about the same time; with several copies all names are read"),
     ("debug", "`SLEEP`, and `OBJECT`, `SDSLEN`, `HTSTATS-KEY`, `DIGEST-VALUE` of one key where stores allow it"),
@@ -55,7 +55,7 @@ const DIFFERS: &[(&str, &str)] = &[
     ("hello", "names quoit; the proto is the client's own"),
     ("info", "of the proxy, and `# Quoit`"),
     ("keys", "over all nodes, in no order, up to `keys_reply_bytes_max`"),
-    ("latency", "no events are watched"),
+    ("latency", "of this proxy: the events `command` and `fast-command`, histograms of each verb"),
     ("lolwut", "quoit's own picture"),
     ("memory|usage", "on one of the replicas, without the record beside the value"),
     ("monitor", "requests to this proxy"),

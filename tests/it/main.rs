@@ -21,6 +21,8 @@ mod configured;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod databases;
 #[cfg(test)]
 mod differential;

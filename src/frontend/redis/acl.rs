@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::acl_log::Entry;
 use super::local::Local;
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::Session;
 use crate::acl::{CATEGORIES, Denial, Selector, User, is_in_category};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
@@ -246,7 +246,7 @@ fn show_entry(entry: &Entry, now_ms: u64, resp: Resp, out: &mut Vec<u8>) {
 
 /// `ACL LOAD` reads the whole configuration again; the reply comes when that is done.
 fn load(session: &Rc<Session>, row: &Row) {
-    let slot = session.open_slot(class_of(row));
+    let slot = session.open_slot(verb_of(row));
     let session = Rc::clone(session);
     let worker = Rc::clone(&session.worker);
     worker.context.spawn(async move {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::acl_log::{Event, Reason};
 use super::local::Local;
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::{Inner, Session};
 use crate::acl::{DEFAULT, Denial, User};
 use crate::command::{Args, Handling, LocalVerb, Row, reply};
@@ -100,7 +100,7 @@ impl Session {
             Denial::Key(_) => reply::no_permission_for_key(&mut out),
             Denial::Channel(_) => reply::no_permission_for_channel(&mut out),
         }
-        self.answer(class_of(row), &out, Outcome::Refused);
+        self.answer(verb_of(row), &out, Outcome::Refused);
     }
 
     /// Whether a request of which only the verb and the key are known may be passed on.

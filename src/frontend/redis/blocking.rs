@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 use super::clients::{Ask, number};
 use super::intake::Obstacle;
 use super::local::{Local, answer_later};
-use super::requests::Handled;
+use super::requests::{Handled, verb_of};
 use super::session::Session;
 use super::worker::{Order, Worker};
 use crate::backend::ReplySink;
 use crate::command::{Args, Row, reply};
 use crate::coordinator::{BlockedClient, Request, Unblock};
-use crate::metrics::{Class, Outcome};
+use crate::metrics::Outcome;
 use crate::topology::View;
 
 /// How much of what a waiting client sends is read. With more, its end is noticed only when it has been answered.
@@ -33,7 +33,7 @@ impl Session {
             inner.alone = true;
         }
         // How long a client waits for others says nothing of how long requests take.
-        let slot = self.open_slot(Class::Other);
+        let slot = self.open_slot(verb_of(request.row).as_other());
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let (viewer, closer) = (Rc::clone(self), Rc::clone(self));
         let client = BlockedClient {

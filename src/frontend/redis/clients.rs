@@ -51,6 +51,8 @@ pub enum Ask {
     },
     /// The client that was to be told in the place of this one has gone.
     RedirectBroken(u64),
+    /// Take what clients have set.
+    Tune(oneshot::Sender<()>),
     /// Show this monitor all requests.
     Monitor(Feed, oneshot::Sender<()>),
 }
@@ -153,6 +155,10 @@ impl Worker {
                 }
             }
             Ask::RedirectBroken(id) => self.redirect_is_broken(id),
+            Ask::Tune(answer) => {
+                self.tune(&self.view().topology);
+                tell(answer, ());
+            }
             Ask::Monitor(feed, answer) => {
                 self.monitors.borrow_mut().push(feed);
                 self.attention.set(true);

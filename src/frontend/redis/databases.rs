@@ -18,7 +18,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::local::{Local, refused};
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::Session;
 use super::worker::Worker;
 use crate::clock::Moment;
@@ -105,7 +105,7 @@ impl Session {
     pub(super) fn has_database(&self, view: &View, listener: &Listener, row: &'static Row, args: &Args<'_>) -> bool {
         let Some(refusal) = missing(view, listener, row, args) else { return true };
         self.void_transaction();
-        self.answer(class_of(row), &refusal, Outcome::Refused);
+        self.answer(verb_of(row), &refusal, Outcome::Refused);
         false
     }
 
@@ -118,7 +118,7 @@ impl Session {
         args: &Args<'_>,
     ) -> bool {
         let Some(refusal) = refusal(view, listener, row, args) else { return false };
-        self.answer(class_of(row), &refusal, Outcome::Refused);
+        self.answer(verb_of(row), &refusal, Outcome::Refused);
         true
     }
 }

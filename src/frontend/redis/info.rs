@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::counts::{self, Baseline};
 use super::session::Session;
 use crate::clock::Moment;
 use crate::command::{Args, reply};
@@ -32,6 +33,7 @@ pub struct Figures(Mutex<State>);
 struct State {
     /// At the last `CONFIG RESETSTAT`.
     baseline: Traffic,
+    counts: Baseline,
     sampled: Option<(Moment, Traffic)>,
     rates: [Traffic; SAMPLES],
     next: usize,
@@ -40,6 +42,11 @@ struct State {
 impl Figures {
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows what was counted of each verb at the last `CONFIG RESETSTAT`.
+    pub(super) fn with_counts<T>(&self, work: impl FnOnce(&Baseline) -> T) -> T {
+        self.with(|state| work(&state.counts))
     }
 
     /// Takes a sample, if it is time. One worker does, and `now` is its clock.
@@ -80,6 +87,8 @@ impl Figures {
 /// Which sections are asked for.
 struct Wanted {
     names: Vec<String>,
+    /// What is shown unless something is asked for.
+    default: bool,
     all: bool,
 }
 
@@ -87,13 +96,15 @@ impl Wanted {
     fn of(args: &Args<'_>) -> Self {
         let names: Vec<String> =
             args.iter().skip(1).map(|section| String::from_utf8_lossy(section).to_ascii_lowercase()).collect();
-        let all =
-            names.is_empty() || names.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
-        Self { names, all }
+        let default = names.is_empty() || names.iter().any(|name| name == "default");
+        let all = names.iter().any(|name| matches!(name.as_str(), "all" | "everything"));
+        Self { names, default, all }
     }
 
     fn has(&self, name: &str) -> bool {
-        self.all || self.names.iter().any(|wanted| wanted == name)
+        self.all
+            || (self.default && !matches!(name, "commandstats" | "latencystats"))
+            || self.names.iter().any(|wanted| wanted == name)
     }
 }
 
@@ -101,7 +112,7 @@ impl Wanted {
 type Section = (&'static str, &'static str, fn(&Session, &View, &Listener) -> String);
 
 /// In the order of Redis, and quoit's own at the end. Each is made only if it is asked for.
-const SECTIONS: [Section; 11] = [
+const SECTIONS: [Section; 14] = [
     ("server", "Server", server),
     ("clients", "Clients", clients),
     ("memory", "Memory", memory),
@@ -110,6 +121,9 @@ const SECTIONS: [Section; 11] = [
     ("replication", "Replication", replication),
     ("cpu", "CPU", cpu),
     ("modules", "Modules", |_, _, _| String::new()),
+    ("commandstats", "Commandstats", |session, _, _| counts::commands(session)),
+    ("errorstats", "Errorstats", |session, _, _| counts::errors(session)),
+    ("latencystats", "Latencystats", |session, _, _| counts::latencies(session)),
     ("cluster", "Cluster", |_, _, listener| format!("cluster_enabled:{}\r\n", u8::from(listener.cluster_emulation))),
     // How many keys there are only the stores know: DBSIZE asks them.
     ("keyspace", "Keyspace", |_, _, _| String::new()),
@@ -274,7 +288,8 @@ fn own(session: &Session, view: &View, _: &Listener) -> String {
 /// `CONFIG RESETSTAT`: `INFO` counts from here. `/metrics` does not: its counters never go back.
 pub(super) fn reset_stats(session: &Session, out: &mut Vec<u8>) {
     let traffic = session.worker.metrics.traffic();
-    session.worker.fleet.figures.with(|state| state.baseline = traffic);
+    let counts = Baseline::of(&session.worker.metrics);
+    session.worker.fleet.figures.with(|state| (state.baseline, state.counts) = (traffic, counts));
     reply::ok(out);
 }
 
@@ -285,6 +300,7 @@ pub(super) fn settings(session: &Session, listener: &Listener) -> [(&'static str
     let proxy = &topology.config.proxy;
     let output = listener.client_output_bytes_max;
     let address = listener.bind.tcp();
+    let [(event, event_ms), (slow, slow_us), (entries, entries_max)] = session.worker.fleet.tuned.values(topology);
     [
         ("appendonly", "no".to_owned()),
         ("bind", address.map_or_else(String::new, |address| address.ip().to_string())),
@@ -293,14 +309,14 @@ pub(super) fn settings(session: &Session, listener: &Listener) -> [(&'static str
         ("cluster-enabled", if listener.cluster_emulation { "yes" } else { "no" }.to_owned()),
         ("databases", view.databases(listener).to_string()),
         ("io-threads", proxy.workers.to_string()),
-        ("latency-monitor-threshold", "0".to_owned()),
+        (event, event_ms.to_string()),
         ("maxclients", proxy.clients_max.to_string()),
         ("maxmemory", proxy.memory_bytes_max.to_string()),
         ("port", address.map_or(0, |address| address.port()).to_string()),
         ("proto-max-bulk-len", listener.request_bytes_max.to_string()),
         ("save", String::new()),
-        ("slowlog-log-slower-than", proxy.slowlog_us.to_string()),
-        ("slowlog-max-len", proxy.slowlog_len.to_string()),
+        (slow, slow_us.to_string()),
+        (entries, entries_max.to_string()),
         ("timeout", listener.idle_timeout.map_or(0, |timeout| timeout.as_secs()).to_string()),
         ("unixsocket", if let Bind::Unix(path) = &listener.bind { path.display().to_string() } else { String::new() }),
     ]

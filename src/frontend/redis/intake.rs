@@ -4,13 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::requests::{Handled, class_of};
+use super::requests::{Handled, verb_of};
 use super::session::{DUE_MAX, HELD_BYTES, Session};
 use crate::backend::redis::Lease;
 use crate::backend::{ReplySink, Tag};
 use crate::command::{self, Args, Handling, Row, SplitRule, reply};
 use crate::config::Listener;
-use crate::metrics::{Class, Outcome};
+use crate::metrics::{Outcome, Verb};
 use crate::protocol::resp::{
     Limits, ProtocolError, ReplyScan, RequestScan, Scanned, Step, split_inline, write_request,
 };
@@ -151,7 +151,7 @@ impl Session {
         self.cells.protocol_errors.increment();
         let mut out = Vec::new();
         reply::protocol_error(&mut out, &error.to_string());
-        self.answer(Class::Other, &out, Outcome::Refused);
+        self.answer(Verb::NONE, &out, Outcome::Refused);
         self.inner.borrow_mut().closing = true;
     }
 
@@ -226,7 +226,7 @@ impl Session {
         };
         match leased {
             Ok(Some((row, lease))) => {
-                let slot = self.open_slot(class_of(row));
+                let slot = self.open_slot(verb_of(row));
                 self.last.set(Some(row));
                 self.note(slot, row, data);
                 self.worker.show(self, row, &args);
@@ -249,7 +249,7 @@ impl Session {
 
     /// Answers a request that is not all here; the rest of it is read and dropped.
     fn skip_refused(&self, data: &[u8], scan: &mut RequestScan, answer: &[u8], outcome: Outcome) -> usize {
-        self.answer(Class::Other, answer, outcome);
+        self.answer(Verb::NONE, answer, outcome);
         let rest = Rest { lease: None, scan: ReplyScan::default() };
         self.inner.borrow_mut().intake = Intake::Rest(Box::new(rest));
         scan.reset();

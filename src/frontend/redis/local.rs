@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::info::{self, COMPATIBLE_VERSION};
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::Session;
 use super::{
-    acl, auth, blocking, clients, cluster, databases, minor, monitor, pause, pubsub, quoit, settings, slowlog, tracking,
+    acl, auth, blocking, clients, cluster, databases, latency, minor, monitor, pause, pubsub, quoit, settings, slowlog,
+    tracking,
 };
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
@@ -83,7 +84,7 @@ pub(super) fn answer(
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Commandlog | LocalVerb::Slowlog => return slowlog::answer(session, row, args, out),
         LocalVerb::Debug => return minor::debug(session, view, listener, row, args, out),
-        LocalVerb::Latency => return minor::latency(row, resp, args, out),
+        LocalVerb::Latency => return latency::answer(session, row, resp, args, out),
         LocalVerb::Lolwut => return minor::lolwut(resp, args, out),
         LocalVerb::Monitor => return monitor::start(session, listener, row),
         LocalVerb::Wait => return minor::wait(session, &view.topology.config, listener, args, out),
@@ -99,12 +100,13 @@ pub(super) fn answer_later<F>(session: &Rc<Session>, row: &Row, make: impl FnOnc
 where
     F: Future<Output = Vec<u8>> + 'static,
 {
-    let slot = session.open_slot(class_of(row));
+    let slot = session.open_slot(verb_of(row));
     let answer = make(Rc::clone(session));
     let session = Rc::clone(session);
     let worker = Rc::clone(&session.worker);
     worker.context.spawn(async move {
         let out = answer.await;
+        session.worker.context.clock.tick(); // How long it took is counted.
         let _: Flow = ReplySink::reply(session, Tag { slot, part: 0 }, Piece::Whole(&out));
     });
     Local::Silent

@@ -1,4 +1,4 @@
-//! Verbs with a small answer of quoit's own: `WAIT`, `WAITAOF`, `LATENCY`, `DEBUG`, `LOLWUT`.
+//! Verbs with a small answer of quoit's own: `WAIT`, `WAITAOF`, `DEBUG`, `LOLWUT`.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -81,24 +81,6 @@ fn replicas_that_have(session: &Session, config: &Config, listener: &Listener) -
         })
         .min()
         .unwrap_or(0)
-}
-
-/// `LATENCY`: no event is watched, so there are no samples. What takes long is in `SLOWLOG` and on `/metrics`.
-pub(super) fn latency(row: &Row, resp: Resp, args: &Args<'_>, out: &mut Vec<u8>) -> Local {
-    match row.name {
-        "latency|latest" | "latency|history" => reply::array_header(out, 0),
-        "latency|histogram" => reply::map_header(out, resp, 0),
-        "latency|reset" => reply::integer(out, 0),
-        "latency|graph" => return refused(out, |out| reply::no_latency_samples(out, args.get(2).unwrap_or_default())),
-        "latency|doctor" => reply::verbatim_text(
-            out,
-            resp,
-            b"quoit watches no latency events. SLOWLOG GET shows its slow requests, /metrics on the admin port has \
-              histograms of all, and QUOIT NODE <name> LATENCY DOCTOR asks one node.\n",
-        ),
-        _ => return refused(out, reply::syntax_error),
-    }
-    Local::Reply(Outcome::Ok)
 }
 
 /// `DEBUG SLEEP seconds` holds up this client and nobody else; what looks at one key is asked of its node; nothing else of

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clients::Ask;
 use super::local::Local;
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::{HELD_BYTES, Session};
 use super::worker::{Order, Worker};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
@@ -98,7 +98,7 @@ fn line(database: u16, peer: &str, row: &Row, args: &Args<'_>) -> Vec<u8> {
 }
 
 /// Whether an argument is, or may be, a password: what stands behind `AUTH`, as a verb or in `HELLO`.
-fn is_secret(row: &Row, args: &Args<'_>, at: usize) -> bool {
+pub(super) fn is_secret(row: &Row, args: &Args<'_>, at: usize) -> bool {
     match row.name {
         "auth" => at > 0,
         "hello" => {
@@ -141,7 +141,7 @@ pub(super) fn start(session: &Rc<Session>, listener: &Listener, row: &Row) -> Lo
         too_slow: AtomicBool::new(false),
     });
     session.set_monitor(end.drop_guard());
-    let slot = session.open_slot(class_of(row));
+    let slot = session.open_slot(verb_of(row));
     let session = Rc::clone(session);
     let worker = Rc::clone(&session.worker);
     worker.context.spawn(async move {

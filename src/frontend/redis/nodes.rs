@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::local::{Local, refused};
 use super::output::Last;
 use super::quoit::home;
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::Session;
 use crate::backend::redis::Node;
 use crate::backend::{Failure, ReplySink, Tag};
@@ -108,7 +108,7 @@ pub(super) fn ask_owner(
 
 fn pass_on(session: &Rc<Session>, node: &Rc<Node>, row: &Row, words: &[&[u8]]) -> Local {
     let version = session.inner.borrow().version;
-    let slot = session.open_slot(class_of(row));
+    let slot = session.open_slot(verb_of(row));
     let sink: Rc<dyn ReplySink> = Rc::<Session>::clone(session);
     let mut write = |out: &mut Vec<u8>| {
         write_header(out, b'*', words.len());

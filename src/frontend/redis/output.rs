@@ -15,7 +15,7 @@ use super::slowlog::Notes;
 use crate::backend::{Context, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::{Message, Push};
-use crate::metrics::Class;
+use crate::metrics::Verb;
 
 /// Bytes that a slot holds without memory of its own: a short value, a number, an OK.
 const INLINE_BYTES: usize = 46;
@@ -42,7 +42,7 @@ pub(super) struct Slot {
     /// The client asked for no reply (`CLIENT REPLY OFF`).
     silent: bool,
     /// What the metrics call it.
-    pub(super) class: Class,
+    pub(super) verb: Verb,
     /// When it was read.
     pub(super) at: Moment,
 }
@@ -105,11 +105,11 @@ pub(super) struct Output {
 impl Output {
     /// A slot for a request; its number.
     #[inline]
-    pub(super) fn open(&mut self, class: Class, at: Moment, silent: bool) -> u32 {
+    pub(super) fn open(&mut self, verb: Verb, at: Moment, silent: bool) -> u32 {
         // Far fewer than 2^32 requests of one client are due at a time.
         #[expect(clippy::cast_possible_truncation, reason = "a number that may wrap")]
         let number = self.first.wrapping_add(self.slots.len() as u32);
-        self.slots.push_back(Slot { reply: Reply::Due, silent, class, at });
+        self.slots.push_back(Slot { reply: Reply::Due, silent, verb, at });
         number
     }
 
@@ -385,7 +385,7 @@ mod tests {
     fn output(slots: u32) -> Output {
         let mut output = Output::default();
         for number in 0..slots {
-            assert_eq!(output.open(Class::Read, Moment::default(), false), number);
+            assert_eq!(output.open(Verb::NONE, Moment::default(), false), number);
         }
         output
     }
@@ -420,9 +420,9 @@ mod tests {
     #[test]
     fn a_silent_request_leaves_nothing() {
         let mut output = Output::default();
-        let first = output.open(Class::Write, Moment::default(), true);
-        let second = output.open(Class::Write, Moment::default(), true);
-        let third = output.open(Class::Write, Moment::default(), false);
+        let first = output.open(Verb::NONE, Moment::default(), true);
+        let second = output.open(Verb::NONE, Moment::default(), true);
+        let third = output.open(Verb::NONE, Moment::default(), false);
         output.put(&context(), third, b"+3\r\n", Last::Yes, 0);
         output.put(&context(), second, b"+2\r\n", Last::Yes, 0);
         output.put(&context(), first, b"+1\r\n", Last::Yes, 0);

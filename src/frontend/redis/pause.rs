@@ -30,6 +30,9 @@ const MAY_WRITE: [&str; 7] = ["eval", "evalsha", "exec", "fcall", "pfcount", "pu
 /// Of how many functions a worker asks the stores during one pause. Those beyond are held back.
 const FUNCTIONS_MAX: usize = 64;
 
+/// Writes the reply to a request that cannot be served.
+type Refusal = fn(&mut Vec<u8>);
+
 /// Which requests a pause holds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Paused {
@@ -147,6 +150,8 @@ impl Session {
         if inner.is_held_back() {
             inner.obstacle = Obstacle::Due;
             self.worker.fleet.signs.end_block();
+            // How long it was held back says nothing of how long the request takes.
+            self.seen.set(self.worker.context.clock.tick());
             inner.wake();
         }
     }
@@ -231,19 +236,16 @@ impl Session {
     /// `CLIENT PAUSE` and `CLIENT UNPAUSE` of a transaction: what holds for this worker from now on, and the reply.
     pub(super) fn pause_at_once(&self, row: &Row, args: &Args<'_>) -> Vec<u8> {
         let mut out = Vec::new();
-        match change_of(row) {
-            Some(LocalVerb::ClientPause) => match parse(args) {
-                Ok((what, span)) => {
-                    self.worker.begin_pause(what, span);
-                    reply::ok(&mut out);
-                }
-                Err(write) => write(&mut out),
-            },
-            _ => {
-                self.worker.end_pause();
-                reply::ok(&mut out);
+        let asked = (change_of(row) == Some(LocalVerb::ClientPause)).then(|| parse(args));
+        match asked {
+            Some(Err(write)) => {
+                write(&mut out);
+                return out;
             }
+            Some(Ok((what, span))) => self.worker.begin_pause(what, span),
+            None => self.worker.end_pause(),
         }
+        reply::ok(&mut out);
         out
     }
 
@@ -278,7 +280,7 @@ impl Session {
 ///
 /// # Errors
 /// It is not one; what writes the reply.
-pub(super) fn parse(args: &Args<'_>) -> Result<(Paused, Duration), fn(&mut Vec<u8>)> {
+pub(super) fn parse(args: &Args<'_>) -> Result<(Paused, Duration), Refusal> {
     let what = match args.get(3) {
         None => Paused::All,
         Some(word) if word.eq_ignore_ascii_case(b"all") => Paused::All,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::intake::Obstacle;
 use super::output::Last;
-use super::requests::{Handled, class_of};
+use super::requests::{Handled, verb_of};
 use super::session::{HELD_BYTES, Inner, Session};
 use crate::backend::ReplySink;
 use crate::command::reply::{self, Resp};
@@ -188,7 +188,7 @@ impl Session {
         if self.waits_for_listeners(view, listener, published_to(verb), &mut channel.into_iter()) {
             return Handled::NotYet;
         }
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let mut out = Vec::new();
         let coordinator = &self.worker.coordinator;
@@ -234,7 +234,7 @@ impl Session {
     }
 
     fn listen(self: &Rc<Self>, view: &Rc<View>, kind: Kind, request: &Request<'_>) {
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         self.inner.borrow_mut().subscriptions.get_or_insert_default().slot = Some(slot);
         let subscriber: Rc<dyn Subscriber> = Rc::<Self>::clone(self);
         let pubsub = self.worker.coordinator.pubsub();
@@ -242,7 +242,7 @@ impl Session {
     }
 
     fn listen_no_more(&self, kind: Kind, request: &Request<'_>) {
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let mut subscriptions = inner.subscriptions.take().unwrap_or_default();

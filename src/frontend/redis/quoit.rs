@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::local::Local;
 use super::nodes;
-use super::requests::class_of;
+use super::requests::verb_of;
 use super::session::Session;
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
@@ -165,7 +165,7 @@ fn versions(
     let addresses: Vec<(String, String)> =
         home.config.nodes.iter().map(|node| (node.name.clone(), node.address.to_string())).collect();
     let key = home.key;
-    let slot = session.open_slot(class_of(row));
+    let slot = session.open_slot(verb_of(row));
     let session = Rc::clone(session);
     let worker = Rc::clone(&session.worker);
     worker.context.spawn(async move {

@@ -10,11 +10,12 @@ use super::pubsub;
 use super::session::{HELD_BYTES, Inner, Replies, Session};
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::{
-    Args, Flag, Handling, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass, reply,
+    Args, Flag, Handling, IDS_WITH_CONFIGURED, KeyspaceVerb, LocalVerb, Row, TransactionVerb, Unsupported, VerbClass,
+    reply,
 };
 use crate::config::Listener;
 use crate::coordinator::{self, Client, Request, Verdict};
-use crate::metrics::{Class, Outcome};
+use crate::metrics::{Class, Outcome, VERBS_MAX, Verb};
 use crate::protocol::resp::Version;
 use crate::topology::View;
 
@@ -109,11 +110,11 @@ impl Session {
             return Handled::Yes;
         }
         match row.handling {
-            Handling::Local(verb) => return self.handle_local(view, listener, verb, row, &args),
+            Handling::Local(verb) => return self.handle_local(view, listener, verb, row, frame, &args),
             _ if !authenticated => self.answer_with(row, Outcome::Refused, reply::noauth),
             Handling::ToDatabase if self.refuses_database(view, listener, row, &args) => {}
             Handling::Forward | Handling::SameNode | Handling::Split(_) | Handling::ToDatabase => {
-                let slot = self.open_slot(class_of(row));
+                let slot = self.open_slot(verb_of(row));
                 self.note(slot, row, frame);
                 let request = Request { frame, args, row, version, level };
                 let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
@@ -165,7 +166,7 @@ impl Session {
         if !self.takes_its_turn() {
             return Handled::NotYet;
         }
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         self.note(slot, request.row, request.frame);
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let session = Rc::clone(self);
@@ -188,6 +189,7 @@ impl Session {
         listener: &Listener,
         verb: LocalVerb,
         row: &'static Row,
+        frame: &[u8],
         args: &Args<'_>,
     ) -> Handled {
         {
@@ -205,12 +207,22 @@ impl Session {
             }
         }
         let mut out = self.worker.context.take_buffer();
+        let slot = self.inner.borrow().output.next();
         match local::answer(self, view, listener, verb, row, args, &mut out) {
-            Local::Reply(outcome) => self.answer(class_of(row), &out, outcome),
+            Local::Reply(outcome) => {
+                self.answer(verb_of(row), &out, outcome);
+                self.count_failed(row, outcome);
+                let took = self.worker.context.clock.now().since(self.seen.get());
+                if took >= self.worker.slow.get() {
+                    self.log_slow_local(row, args, frame, took);
+                }
+            }
             Local::Last => {
-                self.answer(class_of(row), &out, Outcome::Ok);
+                self.answer(verb_of(row), &out, Outcome::Ok);
                 self.inner.borrow_mut().closing = true;
             }
+            // The reply comes later, if there is one.
+            Local::Silent if self.inner.borrow().output.next() != slot => self.note(slot, row, frame),
             Local::Silent => {}
             Local::Close => self.inner.borrow_mut().broken = true,
         }
@@ -220,6 +232,10 @@ impl Session {
 
     fn refuse(&self, unsupported: &Unsupported, args: &Args<'_>) {
         let mut out = Vec::new();
+        let verb = match unsupported {
+            Unsupported::WrongArity(row) => verb_of(row).as_other(),
+            Unsupported::UnknownCommand | Unsupported::UnknownSubcommand(_) => Verb::NONE,
+        };
         match unsupported {
             Unsupported::UnknownCommand => reply::unknown_command(&mut out, args),
             Unsupported::UnknownSubcommand(_) => reply::unknown_subcommand(&mut out, args),
@@ -233,24 +249,31 @@ impl Session {
             }
             Unsupported::WrongArity(row) => reply::wrong_arity(&mut out, row),
         }
-        self.answer(Class::Other, &out, Outcome::Refused);
+        self.answer(verb, &out, Outcome::Refused);
     }
 
     pub(super) fn answer_with(&self, row: &Row, outcome: Outcome, write: impl FnOnce(&mut Vec<u8>)) {
         let mut out = Vec::new();
         write(&mut out);
-        self.answer(class_of(row), &out, outcome);
+        self.answer(verb_of(row), &out, outcome);
+    }
+
+    /// A request that quoit has looked at by itself was refused: it counts as failed rather than as rejected.
+    pub(super) fn count_failed(&self, row: &Row, outcome: Outcome) {
+        if outcome == Outcome::Refused {
+            self.cells.verb(verb_of(row)).failed.increment();
+        }
     }
 
     /// Answers the request that was just read.
-    pub(super) fn answer(&self, class: Class, bytes: &[u8], outcome: Outcome) {
-        let slot = self.open_slot(class);
+    pub(super) fn answer(&self, verb: Verb, bytes: &[u8], outcome: Outcome) {
+        let slot = self.open_slot(verb);
         self.settle(&mut self.inner.borrow_mut(), slot, bytes, Last::Yes, outcome);
     }
 
     /// A slot for the request that was just read.
     #[inline]
-    pub(super) fn open_slot(&self, class: Class) -> u32 {
+    pub(super) fn open_slot(&self, verb: Verb) -> u32 {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         if inner.output.slots.capacity() == 0 {
@@ -264,7 +287,7 @@ impl Session {
                 true
             }
         };
-        inner.output.open(class, self.seen.get(), silent)
+        inner.output.open(verb, self.seen.get(), silent)
     }
 
     #[inline]
@@ -273,8 +296,12 @@ impl Session {
         if let Some((_, due)) = inner.output.slot(slot) {
             if last == Last::Yes {
                 let duration = self.worker.context.clock.now().since(due.at);
-                self.cells.requests(due.class, outcome).increment();
-                self.cells.request_duration(due.class).observe(duration);
+                let cells = self.cells.verb(due.verb);
+                cells.requests(outcome).increment();
+                cells.duration.observe(duration);
+                if outcome != Outcome::Ok {
+                    self.cells.note_error(bytes);
+                }
                 if duration >= self.worker.slow.get() {
                     self.log_slow(inner, slot, duration);
                 }
@@ -344,13 +371,17 @@ fn is_served_alone(verb: LocalVerb) -> bool {
 }
 
 #[inline]
-pub(super) fn class_of(row: &Row) -> Class {
-    match row.class {
+pub(super) fn verb_of(row: &Row) -> Verb {
+    let class = match row.class {
         VerbClass::Read => Class::Read,
         VerbClass::Write => Class::Write,
         VerbClass::Other => Class::Other,
-    }
+    };
+    Verb::new(row.id, class)
 }
+
+// Each verb has cells of its own, and there is a place for what is none.
+const _: () = assert!(IDS_WITH_CONFIGURED < VERBS_MAX as usize);
 
 impl ReplySink for Session {
     #[inline]

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use super::output::Last;
-use super::requests::{Handled, class_of};
+use super::requests::{Handled, verb_of};
 use super::session::Session;
 use crate::backend::ReplySink;
 use crate::command::{Program, ProgramsVerb};
 use crate::config::Listener;
 use crate::coordinator::{Request, Verdict};
+use crate::metrics::Outcome;
 use crate::topology::View;
 
 impl Session {
@@ -20,12 +21,15 @@ impl Session {
         program: Program,
         request: &Request<'_>,
     ) {
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         self.note(slot, request.row, request.frame);
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let mut out = Vec::new();
         let (coordinator, number) = (&self.worker.coordinator, self.listener);
         let verdict = coordinator.dispatch_program(view, listener, number, program, request, &sink, slot, &mut out);
+        if out.starts_with(b"-NOSCRIPT") {
+            self.count_failed(request.row, Outcome::Refused);
+        }
         self.settle_at_once(verdict, slot, &out);
     }
 
@@ -44,7 +48,7 @@ impl Session {
         // Programs are the same in all databases.
         let base = (view.database() != 0).then(|| self.worker.view());
         let view = base.as_ref().unwrap_or(view);
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         let sink: Rc<dyn ReplySink> = Rc::<Self>::clone(self);
         let mut out = Vec::new();
         let verdict = self.worker.coordinator.dispatch_programs(view, listener, verb, request, &sink, slot, &mut out);

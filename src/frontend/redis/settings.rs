@@ -1,13 +1,15 @@
-//! `CONFIG GET` and `CONFIG SET`: quoit's own settings are read, and changed in its file; those of the stores that say how
-//! values are kept, and of what events there are, are asked of a node and told to all of them.
+//! `CONFIG GET` and `CONFIG SET`: quoit's own settings are read, and changed in its file, but for those of [`super::tuned`];
+//! those of the stores that say how values are kept, and of what events there are, are asked of a node and told to all of them.
 //!
 //! A store forgets them when it restarts, as it does what a client has told it: what should last is in its own file.
 
 use std::rc::Rc;
 
+use super::clients::{Ask, ask_all};
 use super::info;
 use super::local::{Local, answer_later, refused};
 use super::session::Session;
+use super::tuned::{Change, Unfit};
 use crate::backend::ReplySink as _;
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, Row, glob};
@@ -127,8 +129,20 @@ pub(super) fn set(
     }
     let own = info::settings(session, listener);
     let mut words: Vec<&[u8]> = args.iter().take(2).collect();
+    let mut changes: Vec<Change> = Vec::new();
     for (name, value) in args.iter().skip(2).zip(args.iter().skip(3)).step_by(2) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match Change::parse(name, value) {
+            None => {}
+            Some(Err(unfit)) => return refused(out, |out| write_unfit(out, name, unfit)),
+            Some(Ok(change)) if changes.iter().any(|other| other.is_of_same(change)) => {
+                return refused(out, |out| reply::setting_unfit(out, name, "duplicate parameter"));
+            }
+            Some(Ok(change)) => {
+                changes.push(change);
+                continue;
+            }
+        }
         // It has that value: there is nothing to change.
         if own.iter().any(|(known, current)| is(known) && current.as_bytes() == value) {
             continue;
@@ -141,15 +155,33 @@ pub(super) fn set(
         }
         words.extend([name, value]);
     }
-    if words.len() == 2 {
+    if words.len() == 2 && changes.is_empty() {
         reply::ok(out);
         return Local::Reply(Outcome::Ok);
     }
-    let (nodes, frame) = (Coordinator::nodes_of(&session.worker.view(), listener), frame(&words));
+    let asked = (words.len() > 2).then(|| (Coordinator::nodes_of(&session.worker.view(), listener), frame(&words)));
     session.inner.borrow_mut().alone = true;
     answer_later(session, row, move |session| async move {
-        Coordinator::tell_all(&nodes, "CONFIG SET", &frame, session.origin()).await
+        // The stores first: if one refuses, nothing is changed here either.
+        if let Some((nodes, frame)) = asked {
+            let reply = Coordinator::tell_all(&nodes, "CONFIG SET", &frame, session.origin()).await;
+            if changes.is_empty() || reply.first() == Some(&b'-') {
+                return reply;
+            }
+        }
+        session.worker.fleet.tuned.set(&session.worker.view().topology, &changes);
+        ask_all(&session, Ask::Tune).await;
+        b"+OK\r\n".to_vec()
     })
+}
+
+fn write_unfit(out: &mut Vec<u8>, name: &[u8], unfit: Unfit) {
+    match unfit {
+        Unfit::NoInteger => reply::setting_unfit(out, name, "argument couldn't be parsed into an integer"),
+        Unfit::OutOfRange(least, most) => {
+            reply::setting_unfit(out, name, &format!("argument must be between {least} and {most} inclusive"));
+        }
+    }
 }
 
 fn frame(words: &[&[u8]]) -> Vec<u8> {

@@ -2,7 +2,8 @@
 //!
 //! While the log is on, the beginning of each request that a store answers is copied behind those of the client's other
 //! requests that are due. When it is answered, one comparison tells whether it took long; the copies go when nothing is due.
-//! What quoit answers by itself is not measured, and neither is what is meant to wait (`BLPOP`).
+//! What quoit answers by itself is not copied: it is still at hand when it has been answered. What is meant to wait (`BLPOP`)
+//! is not measured, and neither is `EXEC`, whose commands are. Events of `LATENCY` are found on the way.
 //!
 //! # Invariants
 //! - Keys and values are in the log and nowhere else; the log is bounded, in memory, and gone with the process.
@@ -16,10 +17,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::clients::number;
 use super::local::{Local, refused};
+use super::monitor;
 use super::session::{Inner, Session};
 use crate::backend::Context;
 use crate::clock::Moment;
-use crate::command::reply;
+use crate::command::{self, reply};
 use crate::command::{Args, Flag, Row};
 use crate::metrics::Outcome;
 
@@ -175,7 +177,7 @@ impl Notes {
 }
 
 impl Session {
-    /// Keeps the beginning of a request that is being sent, if the log is on.
+    /// Keeps the beginning of a request that is being sent, if it may be looked at when it is answered.
     #[inline]
     pub(super) fn note(&self, slot: u32, row: &Row, frame: &[u8]) {
         if self.worker.slow.get() < Duration::MAX && !row.flags.contains(Flag::Blocking) {
@@ -188,24 +190,57 @@ impl Session {
     /// Adds an entry for a request that took long, if the log is on and has a note of it.
     #[cold]
     pub(super) fn log_slow(&self, inner: &mut Inner, slot: u32, took: Duration) {
-        // Not from the worker's view: a reload may be due there, and the session is in the middle of a reply.
-        let most = self.worker.slow_entries_max.get();
-        if !self.worker.slow_entries.may_add(self.worker.context.clock.now(), most) {
-            return;
-        }
         let Some(note) = inner.output.notes.find(slot) else { return };
         let arguments = shortened(note);
+        let words: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let row = words.first().and_then(|verb| command::lookup(verb));
+        self.keep_slow(inner, row, arguments, took);
+    }
+
+    /// The same for a request that quoit has answered by itself.
+    #[cold]
+    pub(super) fn log_slow_local(&self, row: &Row, args: &Args<'_>, frame: &[u8], took: Duration) {
+        let mut arguments = shortened(frame.get(..frame.len().min(NOTE_BYTES)).unwrap_or_default());
+        for (at, argument) in arguments.iter_mut().enumerate() {
+            if is_secret(row, args, at) {
+                *argument = b"(redacted)".to_vec();
+            }
+        }
+        self.keep_slow(&self.inner.borrow(), Some(row), arguments, took);
+    }
+
+    fn keep_slow(&self, inner: &Inner, row: Option<&Row>, arguments: Vec<Vec<u8>>, took: Duration) {
+        let worker = &self.worker;
         #[expect(clippy::disallowed_methods, reason = "the log tells the time of day")]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let entry = Entry {
-            id: 0,
-            at_s: now.as_secs(),
-            took,
-            arguments,
-            peer: inner.peer_name(),
-            name: inner.facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default(),
-        };
-        self.worker.fleet.slowlog.add(entry, most);
+        let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if took >= worker.slow_event.get()
+            && let Some(row) = row
+        {
+            worker.fleet.latency.add(row, at_s, took);
+        }
+        // Not from the worker's view: a reload may be due there, and the session is in the middle of a reply.
+        let most = worker.slow_entries_max.get();
+        if took < worker.slow_entry.get() || !worker.slow_entries.may_add(worker.context.clock.now(), most) {
+            return;
+        }
+        let peer = inner.peer_name();
+        let name = inner.facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default();
+        worker.fleet.slowlog.add(Entry { id: 0, at_s, took, arguments, peer, name }, most);
+    }
+}
+
+/// Whether an argument of what quoit answers by itself is, or may be, a password. What is refused is in the log as well.
+fn is_secret(row: &Row, args: &Args<'_>, at: usize) -> bool {
+    let holds = |word: &[u8], part: &[u8]| memchr::memmem::find(&word.to_ascii_lowercase(), part).is_some();
+    match row.name {
+        "acl|setuser" | "acl|deluser" => at > 1,
+        "config|set" => {
+            let name = at.checked_sub(1).filter(|name| *name > 1).and_then(|name| args.get(name)).unwrap_or_default();
+            at % 2 == 1 && (holds(name, b"pass") || holds(name, b"auth") || holds(name, b"user"))
+        }
+        // Whatever it passes on.
+        "quoit|node" => at > 3,
+        _ => monitor::is_secret(row, args, at),
     }
 }
 

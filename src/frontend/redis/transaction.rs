@@ -16,7 +16,7 @@ use super::intake::Obstacle;
 use super::local::{self, Local, resp_of};
 use super::output::Last;
 use super::pause::Pauses;
-use super::requests::{Handled, class_of};
+use super::requests::{Handled, verb_of};
 use super::session::Session;
 use super::settings;
 use crate::backend::redis::Exclusive;
@@ -162,7 +162,7 @@ impl Session {
             }
         };
         drop(inner);
-        self.answer(class_of(request.row), &out, outcome);
+        self.answer(verb_of(request.row), &out, outcome);
     }
 
     pub(super) fn handle_transaction(
@@ -204,7 +204,8 @@ impl Session {
             TransactionVerb::Watch => return self.watch(view, listener, request),
             TransactionVerb::Exec => return self.exec(view, listener, request, is_watching),
         };
-        self.answer(class_of(request.row), &out, outcome);
+        self.count_failed(request.row, outcome);
+        self.answer(verb_of(request.row), &out, outcome);
         Handled::Yes
     }
 
@@ -224,7 +225,7 @@ impl Session {
             return Handled::NotYet;
         }
         let mut out = Vec::new();
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         if let Err(outcome) = self.send_watch(view, listener, request, slot, &mut out) {
             self.settle(&mut self.inner.borrow_mut(), slot, &out, Last::Yes, outcome);
         }
@@ -327,7 +328,8 @@ impl Session {
                 // Nobody knows whether the watched keys are what they were.
                 reply::null_array(&mut out, resp_of(request.version));
             }
-            self.answer(class_of(request.row), &out, outcome);
+            self.count_failed(request.row, outcome);
+            self.answer(verb_of(request.row), &out, outcome);
             return Handled::Yes;
         }
         let mut scan = RequestScan::default();
@@ -341,7 +343,7 @@ impl Session {
         }
         let queued = bounds.iter().filter_map(|(frame, bounds)| self.part(view, listener, request, frame, bounds));
         let queued: Vec<Part<'_>> = queued.collect();
-        let slot = self.open_slot(class_of(request.row));
+        let slot = self.open_slot(verb_of(request.row));
         if let Verdict::Answered(outcome) =
             self.send_exec(view, listener, request, place, watch, &watched, queued, slot, &mut out)
         {

@@ -16,12 +16,14 @@ use super::acl_log::AclLog;
 use super::clients::Ask;
 use super::databases::Databases;
 use super::info::Figures;
+use super::latency::Latency;
 use super::monitor::Feed;
 use super::output::Slot;
 use super::pause::{Functions, Paused};
 use super::session::Session;
 use super::slowlog::{Added, SlowLog};
 use super::tls::Handshakes;
+use super::tuned::Tuned;
 use crate::backend::{Context, Limits, Stream};
 use crate::clock::Moment;
 use crate::coordinator::pubsub::Census;
@@ -85,6 +87,10 @@ pub struct Fleet {
     pub run_id: u128,
     /// The slow requests of all workers.
     pub slowlog: SlowLog,
+    /// When requests took long.
+    pub latency: Latency,
+    /// What clients have set while the process runs.
+    pub tuned: Tuned,
     /// What `INFO` remembers.
     pub figures: Figures,
 }
@@ -115,8 +121,10 @@ pub struct Worker {
     pub(super) pause: Cell<Option<(Paused, Moment)>>,
     pub(super) functions: Functions,
     pub(super) monitors: RefCell<Vec<Feed>>,
-    /// From when on a request is slow.
+    /// From when on a request is looked at for having taken long: for an entry of `SLOWLOG`, or an event of `LATENCY`.
     pub(super) slow: Cell<Duration>,
+    pub(super) slow_entry: Cell<Duration>,
+    pub(super) slow_event: Cell<Duration>,
     pub(super) slow_entries: Added,
     pub(super) slow_entries_max: Cell<usize>,
     /// Which of the workers this is. The first does what is done once for all.
@@ -139,7 +147,6 @@ impl Worker {
         let topology = Arc::clone(cache.load());
         let proxy = &topology.config.proxy;
         let workers = fleet.workers.len().max(1);
-        let (slow, slow_entries_max) = (slow_from(proxy.slowlog_us), proxy.slowlog_len);
         let context = Rc::new(Context::new(Limits {
             connects_per_second_max: (proxy.connects_per_second_max / u32::try_from(workers).unwrap_or(1)).max(1),
             buffer_bytes_max: usize::try_from(proxy.memory_bytes_max).unwrap_or(usize::MAX) / workers,
@@ -148,7 +155,7 @@ impl Worker {
         let coordinator = Rc::new(Coordinator::new(&context, index, &fleet.sources, &fleet.signs, &fleet.census));
         coordinator.refresh(&view, metrics);
         coordinator.tracking().set_room(tracking_room(view.topology.config.proxy.tracking_bytes_max, workers));
-        Rc::new(Self {
+        let worker = Rc::new(Self {
             coordinator,
             fleet: Arc::clone(fleet),
             sessions: RefCell::default(),
@@ -170,12 +177,16 @@ impl Worker {
             pause: Cell::default(),
             functions: Functions::default(),
             monitors: RefCell::default(),
-            slow: Cell::new(slow),
+            slow: Cell::new(Duration::MAX),
+            slow_entry: Cell::new(Duration::MAX),
+            slow_event: Cell::new(Duration::MAX),
             slow_entries: Added::default(),
-            slow_entries_max: Cell::new(slow_entries_max),
+            slow_entries_max: Cell::default(),
             index,
             context,
-        })
+        });
+        worker.tune(&worker.view().topology);
+        worker
     }
 
     /// Carries out orders until it is told to drain and has no client left.
@@ -317,8 +328,7 @@ impl Worker {
             self.coordinator.refresh(&view, &self.metrics);
             self.coordinator.pubsub().refresh(&view);
             self.coordinator.tracking().refresh(&view);
-            self.slow.set(slow_from(newest.config.proxy.slowlog_us));
-            self.slow_entries_max.set(newest.config.proxy.slowlog_len);
+            self.tune(newest);
             let room = tracking_room(newest.config.proxy.tracking_bytes_max, self.fleet.workers.len());
             self.coordinator.tracking().set_room(room);
         }
@@ -367,11 +377,6 @@ impl Worker {
 /// One worker's part of the memory for what clients track.
 fn tracking_room(bytes_max: u64, workers: usize) -> usize {
     usize::try_from(bytes_max).unwrap_or(usize::MAX) / workers.max(1)
-}
-
-/// From when on a request is slow; no request is if that is turned off.
-fn slow_from(micros: i64) -> Duration {
-    u64::try_from(micros).map_or(Duration::MAX, Duration::from_micros)
 }
 
 /// Has the allocator look for memory to give back (FAILURES F4). mimalloc returns pages a second after they were freed,
