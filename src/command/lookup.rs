@@ -341,6 +341,7 @@ mod tests {
                         || verb == LocalVerb::ClusterDisabled
                         || verb == LocalVerb::HttpRequest
                         || verb == LocalVerb::Lolwut // A picture, "readonly" to the servers.
+                        || verb == LocalVerb::Pfdebug // Its store is asked, and with several copies to look only.
                 ),
             }
             row.subcommands.iter().for_each(walk);

@@ -310,6 +310,10 @@ pub enum LocalVerb {
     ConfigResetstat,
     /// `DEBUG SLEEP`.
     Debug,
+    /// `PFDEBUG`.
+    Pfdebug,
+    /// `PFSELFTEST`.
+    Pfselftest,
     Echo,
     Hello,
     /// `CONFIG HELP` and its like: `introspect::help`.

@@ -62,6 +62,8 @@ const DIFFERS: &[(&str, &str)] = &[
     ("mset", "each node's part by itself; with several copies each key"),
     ("object|freq", "of one replica"),
     ("object|idletime", "of one replica"),
+    ("pfdebug", "of a key's store; with several copies `DECODE` and `ENCODING`"),
+    ("pfselftest", "of one store"),
     ("publish", "the number is of those that this proxy knows of; see [pub/sub](pubsub.md#counts)"),
     ("spublish", "as `PUBLISH`"),
     ("pubsub|channels", "over all nodes"),

@@ -91,3 +91,38 @@ fn a_key_is_looked_at_where_it_is() {
     assert_eq!(client.line("DEBUG SLEEP 0").text(), "OK");
     assert_eq!(client.line("PING"), Value::Simple(b"PONG".to_vec()));
 }
+
+/// What `PFDEBUG` says of a key is what its store says; what would change one copy alone is refused.
+#[test]
+fn registers_are_looked_at_where_they_are() {
+    let Some(server) = RedisServer::start() else { return };
+    for copies in [1, 3] {
+        let Some(fleet) = Fleet::start_with(3, |config| config.replicas(copies)) else { return };
+        let (mut ours, mut theirs) = (fleet.client(), server.client());
+        for number in 0..10 {
+            let key = format!("hll:{number}");
+            let lines =
+                [format!("PFADD {key} a b c"), format!("PFDEBUG ENCODING {key}"), format!("PFDEBUG DECODE {key}")];
+            // In one pipeline, it sees what was written before.
+            ours.send([lines.join("\r\n").as_bytes(), b"\r\n"].concat().as_slice());
+            theirs.line(&format!("DEL {key}"));
+            for line in lines {
+                assert_eq!(ours.receive().value, theirs.line(&line), "{line}");
+            }
+        }
+        for line in ["PFDEBUG ENCODING none", "PFDEBUG ENCODING", "PFSELFTEST"] {
+            assert_eq!(ours.line(line), theirs.line(line), "{line}");
+        }
+        let dense = ours.line("PFDEBUG TODENSE hll:1");
+        if copies == 1 {
+            assert_eq!(dense, theirs.line("PFDEBUG TODENSE hll:1"));
+            assert_eq!(ours.line("PFDEBUG ENCODING hll:1").text(), "dense");
+            assert_eq!(ours.line("PFDEBUG GETREG hll:1").items().len(), 16384);
+        } else {
+            assert!(dense.text().starts_with("ERR 'PFDEBUG' is refused by quoit: but for DECODE"), "{dense:?}");
+        }
+        assert_eq!(ours.line("MULTI").text(), "OK");
+        assert!(ours.line("PFDEBUG ENCODING hll:1").is_error());
+        assert!(ours.line("EXEC").is_error());
+    }
+}

@@ -8,8 +8,8 @@ use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::verb_of;
 use super::session::Session;
 use super::{
-    acl, auth, blocking, clients, cluster, databases, latency, minor, monitor, pause, pubsub, quoit, settings, slowlog,
-    tracking,
+    acl, auth, blocking, clients, cluster, databases, hyperloglog, latency, minor, monitor, nodes, pause, pubsub,
+    quoit, settings, slowlog, tracking,
 };
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
@@ -84,6 +84,8 @@ pub(super) fn answer(
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Commandlog | LocalVerb::Slowlog => return slowlog::answer(session, row, args, out),
         LocalVerb::Debug => return minor::debug(session, view, listener, row, args, out),
+        LocalVerb::Pfdebug => return hyperloglog::debug(session, view, listener, row, args, out),
+        LocalVerb::Pfselftest => return nodes::ask_any(session, view, listener, row, args, out),
         LocalVerb::Latency => return latency::answer(session, row, resp, args, out),
         LocalVerb::Lolwut => return minor::lolwut(resp, args, out),
         LocalVerb::Monitor => return monitor::start(session, listener, row),

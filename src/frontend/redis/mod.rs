@@ -12,6 +12,7 @@ mod clients;
 mod cluster;
 mod counts;
 mod databases;
+mod hyperloglog;
 mod info;
 mod intake;
 mod latency;

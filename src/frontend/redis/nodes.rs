@@ -13,7 +13,7 @@ use crate::backend::{Failure, ReplySink, Tag};
 use crate::command::reply;
 use crate::command::{Args, Row, glob};
 use crate::config::Listener;
-use crate::coordinator;
+use crate::coordinator::{self, Coordinator};
 use crate::protocol::resp::{write_bulk, write_header};
 use crate::topology::{Place, View};
 
@@ -104,6 +104,22 @@ pub(super) fn ask_owner(
         *word = &home.key;
     }
     pass_on(session, node, row, &words)
+}
+
+/// Asks one of the nodes that the listener reaches, whichever answers.
+pub(super) fn ask_any(
+    session: &Rc<Session>,
+    view: &View,
+    listener: &Listener,
+    row: &Row,
+    args: &Args<'_>,
+    out: &mut Vec<u8>,
+) -> Local {
+    let nodes = Coordinator::nodes_of(view, listener);
+    let Some(node) = nodes.iter().find(|node| node.is_available()).or(nodes.first()) else {
+        return refused(out, reply::no_pool);
+    };
+    pass_on(session, node, row, &args.iter().collect::<Vec<_>>())
 }
 
 fn pass_on(session: &Rc<Session>, node: &Rc<Node>, row: &Row, words: &[&[u8]]) -> Local {

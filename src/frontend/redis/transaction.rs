@@ -536,6 +536,8 @@ fn answers_at_once(verb: LocalVerb, request: &Request<'_>) -> bool {
                 | LocalVerb::Hello
                 | LocalVerb::HttpRequest
                 | LocalVerb::Monitor
+                | LocalVerb::Pfdebug
+                | LocalVerb::Pfselftest
                 | LocalVerb::Quoit
         )
 }
