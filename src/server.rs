@@ -25,7 +25,7 @@ use crate::admin::{self, AdminState, Hooks, ReloadResult};
 use crate::config::watch::{Change, Watch};
 use crate::config::{self, Bind, Config, LoadError};
 use crate::coordinator::Signs;
-use crate::frontend::redis::{AclLog, Figures, Fleet, Latency, Order, SlowLog, Tuned, Worker};
+use crate::frontend::redis::{AclLog, Figures, Fleet, Latency, LiveUsers, Order, SlowLog, Tuned, Worker};
 use crate::listener::{self, Client, Intake, Socket};
 use crate::metrics::{CertificateFacts, LoadedConfig, Metrics, NodeFacts, PoolFacts, TopologyFacts};
 use crate::topology::{Topology, TopologyError};
@@ -130,6 +130,7 @@ impl Server {
             census: Arc::default(),
             next_client: AtomicU64::new(1),
             sources: Arc::default(),
+            users: LiveUsers::default(),
             acl_log: AclLog::default(),
             ask_reload: ask_reload.clone(),
             signs: Signs::new(workers),

@@ -194,6 +194,20 @@ impl User {
         if is_program && !self.trusts_scripts && !self.may_all() { Err(Denial::Script) } else { Ok(()) }
     }
 
+    /// Whether it may listen to this channel.
+    pub fn may_hear(&self, channel: &[u8]) -> bool {
+        self.all_rights().any(|selector| selector.has_channel(channel))
+    }
+
+    /// Whether it may listen to what fits this pattern.
+    pub fn may_hear_pattern(&self, pattern: &[u8]) -> bool {
+        self.all_rights().any(|selector| selector.has_channel_pattern(pattern))
+    }
+
+    fn all_rights(&self) -> impl Iterator<Item = &Selector> {
+        std::iter::once(&self.root).chain(&self.selectors)
+    }
+
     /// Whether every channel that it may listen to is one that `next` may listen to as well; errs on the side of no.
     pub fn keeps_channels_in(&self, next: &Self) -> bool {
         let all = || std::iter::once(&next.root).chain(&next.selectors);
@@ -214,13 +228,18 @@ impl Users {
         self.by_name.insert(user.name.clone(), Arc::new(user));
     }
 
+    /// Takes a user out; whether there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.by_name.remove(name).is_some()
+    }
+
     /// The user of that name. `default` is the one that the configuration gives all listeners, if it does.
     pub fn get(&self, name: &[u8]) -> Option<&Arc<User>> {
         self.by_name.get(std::str::from_utf8(name).ok()?)
     }
 
     /// In the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<User>> {
         self.by_name.values()
     }
 }

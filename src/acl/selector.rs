@@ -356,13 +356,20 @@ impl Selector {
             "publish" | "spublish" => (1, false),
             _ => return Ok(()),
         };
-        // A pattern is allowed if it was written so in a rule: which channels it takes in is too much to ask.
-        let fits = |known: &Vec<u8>, channel: &[u8]| {
-            if are_patterns { known == channel } else { glob_exact(known, channel) }
-        };
+        let has = if are_patterns { Self::has_channel_pattern } else { Self::has_channel };
         let mut named = args.iter().enumerate().skip(1).take(count);
-        let refused = named.find(|(_, channel)| !self.channels.iter().any(|known| fits(known, channel)));
+        let refused = named.find(|(_, channel)| !has(self, channel));
         refused.map_or(Ok(()), |(at, _)| Err(Denial::Channel(at)))
+    }
+
+    /// Whether it has this channel.
+    pub(super) fn has_channel(&self, channel: &[u8]) -> bool {
+        self.all_channels || self.channels.iter().any(|known| glob_exact(known, channel))
+    }
+
+    /// A pattern is allowed if it was written so in a rule: which channels it takes in is too much to ask.
+    pub(super) fn has_channel_pattern(&self, pattern: &[u8]) -> bool {
+        self.all_channels || self.channels.iter().any(|known| known == pattern)
     }
 
     /// Whether it has every channel that `other` has, pattern by pattern.

@@ -224,6 +224,49 @@ pub fn refused(out: &mut Vec<u8>, row: &Row, reason: &str) {
     error_line(out, format_args!("ERR '{}' is refused by quoit: {reason}", spoken(row)));
 }
 
+/// `ACL SETUSER` of a name that rules could not name.
+pub fn user_name_with_spaces(out: &mut Vec<u8>) {
+    error(out, "ERR Usernames can't contain spaces or null characters");
+}
+
+/// The same of one that cannot be shown.
+pub fn user_name_not_text(out: &mut Vec<u8>) {
+    error(out, "ERR quoit takes names of users in UTF-8 alone");
+}
+
+/// `ACL SETUSER` with a selector that does not end.
+pub fn unmatched_selector(out: &mut Vec<u8>, word: &[u8]) {
+    error_line(
+        out,
+        format_args!("ERR Unmatched parenthesis in acl selector starting at '{}'.", String::from_utf8_lossy(word)),
+    );
+}
+
+/// `ACL SETUSER` with a rule that is none.
+pub fn wrong_rule(out: &mut Vec<u8>, rule: &[u8], why: &dyn std::fmt::Display) {
+    error_line(out, format_args!("ERR Error in ACL SETUSER modifier '{}': {why}", String::from_utf8_lossy(rule)));
+}
+
+/// `ACL SETUSER` of one user more.
+pub fn too_many_users(out: &mut Vec<u8>, most: usize) {
+    error_line(out, format_args!("ERR there are {most} users already; ACL DELUSER some"));
+}
+
+/// `ACL DELUSER default`.
+pub fn default_user_stays(out: &mut Vec<u8>) {
+    error(out, "ERR The 'default' user cannot be removed");
+}
+
+/// `ACL LOAD` and `ACL SAVE` without a file of users.
+pub fn no_acl_file(out: &mut Vec<u8>) {
+    error(
+        out,
+        "ERR This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL SETUSER \
+         command and then issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in order to store \
+         users in the Redis configuration.",
+    );
+}
+
 /// A verb quoit does not serve yet.
 pub fn later(out: &mut Vec<u8>, row: &Row, reason: &str) {
     error_line(out, format_args!("ERR '{}' is not supported by quoit yet: {reason}", spoken(row)));

@@ -276,8 +276,10 @@ pub enum PubSubVerb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the verb of its name")]
 pub enum LocalVerb {
-    /// `ACL` but its `HELP`.
+    /// `ACL` but its `HELP`, and what changes users.
     Acl,
+    /// `ACL SETUSER`, `DELUSER` and `LOAD`.
+    AclChange,
     Auth,
     ClientCaching,
     ClientCapa,

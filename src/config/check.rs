@@ -72,6 +72,7 @@ impl Check<'_> {
             listeners: listeners.into_iter().collect::<Option<_>>()?,
             pools: pools.into_iter().collect::<Option<_>>()?,
             users: Arc::new(users),
+            has_acl_file: file.aclfile.is_some(),
             commands,
             content_hash: content_hash(text.as_bytes()),
             fingerprint: None,
@@ -408,5 +409,6 @@ fn proxy(table: &ProxyTable) -> Proxy {
         slowlog_us: table.slowlog_us,
         slowlog_len: table.slowlog_len,
         tracking_bytes_max: table.tracking_bytes_max,
+        acl_at_run_time: table.acl_at_run_time,
     }
 }

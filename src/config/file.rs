@@ -16,7 +16,7 @@ use std::ops::Range;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::users::RulesText;
+use super::users::{AclAtRunTime, RulesText};
 use crate::quorum::{Adopt, Level};
 use crate::ring::{KeyHash, Placement};
 
@@ -181,6 +181,11 @@ pub(super) struct ProxyTable {
     /// changed, so that it can be forgotten: less makes their caches less useful.
     #[schemars(range(min = 1_048_576u64, max = 1_099_511_627_776u64))]
     pub(super) tracking_bytes_max: u64,
+    /// Whether `ACL SETUSER` and `ACL DELUSER` change users while quoit runs. What they change holds for this proxy alone, until
+    /// it ends or a reload brings other users: several proxies then have different users unless each is told. `off` refuses
+    /// both. Users made with `on` run no scripts unless they may do everything; with `trusting-scripts` they run any that
+    /// their commands include, see `trust_scripts` in `[[user]]`.
+    pub(super) acl_at_run_time: AclAtRunTime,
 }
 
 impl Default for ProxyTable {
@@ -194,6 +199,7 @@ impl Default for ProxyTable {
             slowlog_us: 10_000,
             slowlog_len: 128,
             tracking_bytes_max: 256 << 20,
+            acl_at_run_time: AclAtRunTime::Off,
         }
     }
 }

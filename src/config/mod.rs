@@ -49,6 +49,7 @@ pub use reference::markdown;
 pub use schema::schema;
 pub use secret::Secret;
 pub use tls::{ListenerTls, StoreTls};
+pub use users::AclAtRunTime;
 
 /// The most a configuration file may have. Ten thousand nodes take about one mebibyte.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -66,6 +67,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// Who may sign in. `default` is here only if the file names it; [`Listener::default_user`] is the one that holds.
     pub users: Arc<acl::Users>,
+    /// Whether some of the users are in a file of their own.
+    pub has_acl_file: bool,
     /// Verbs beside those that quoit knows.
     pub commands: Configured,
     /// The hash of the file's text, to tell edits and differing instances; see [`content_hash`].
@@ -95,6 +98,8 @@ pub struct Proxy {
     pub slowlog_len: usize,
     /// Bytes of the tables of keys that clients track, over all workers.
     pub tracking_bytes_max: u64,
+    /// Whether users can be changed at run time.
+    pub acl_at_run_time: AclAtRunTime,
 }
 
 /// The port for operators.

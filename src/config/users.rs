@@ -22,6 +22,19 @@ use crate::command;
 
 const NAME_BYTES_MAX: usize = 128;
 
+/// Whether users can be changed at run time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AclAtRunTime {
+    /// They are as the configuration has them.
+    #[default]
+    Off,
+    /// `ACL SETUSER` and `ACL DELUSER` change them.
+    On,
+    /// The same, and the scripts of users that were made so are trusted.
+    TrustingScripts,
+}
+
 /// The rules of one user as written.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(transparent)]

@@ -33,11 +33,11 @@ const RICH: &[(&str, &str)] = &[
     ("streams", "on >pw %R~in:* %W~out:* +@stream +@keyspace +@string +@blocking -@slow +sort"),
 ];
 
-fn ok() -> Value {
+pub(crate) fn ok() -> Value {
     Value::Simple(b"OK".to_vec())
 }
 
-fn table(name: &str, rules: &str) -> String {
+pub(crate) fn table(name: &str, rules: &str) -> String {
     format!("[[user]]\nname = \"{name}\"\nrules = '{rules}'\n")
 }
 
@@ -61,7 +61,7 @@ fn both(program: Program, users: &[(&str, &str)]) -> Option<(RedisServer, Fleet)
 }
 
 #[track_caller]
-fn check_same(server: &mut Client, proxy: &mut Client, line: &str) {
+pub(crate) fn check_same(server: &mut Client, proxy: &mut Client, line: &str) {
     let (want, got) = (server.command_raw(&words(line)), proxy.command_raw(&words(line)));
     assert_eq!(String::from_utf8_lossy(&got.raw), String::from_utf8_lossy(&want.raw), "{line}");
 }
@@ -71,13 +71,13 @@ fn words(line: &str) -> Vec<&str> {
 }
 
 #[track_caller]
-fn check_error(client: &mut Client, line: &str, start: &str) {
+pub(crate) fn check_error(client: &mut Client, line: &str, start: &str) {
     let reply = client.line(line);
     assert!(reply.is_error() && reply.text().starts_with(start), "{line}: wanted {start}…, got {reply:?}");
 }
 
 /// Whether the connection has been closed by the other side.
-fn is_closed(client: &mut Client) -> bool {
+pub(crate) fn is_closed(client: &mut Client) -> bool {
     match client.try_command(&["PING"]) {
         Ok(_) => false,
         Err(error) => {
@@ -559,6 +559,7 @@ fn an_acl_file_of_redis() {
     for line in ["ACL SETUSER a on", "ACL DELUSER a", "ACL SAVE"] {
         check_error(&mut client, line, "ERR 'ACL ");
     }
+    assert!(client.line("ACL SETUSER a on").text().contains("acl_at_run_time"), "the setting that allows it is named");
     for wrong in ["app on", "user", "user app on\nuser app off", "user app (+get"] {
         fs::write(&path, wrong).expect("a file");
         assert!(client.line("ACL LOAD").is_error(), "{wrong}");

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod acl;
+mod acl_changes;
 #[cfg(test)]
 mod applications;
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! `ACL`: questions about users and their rights. Nothing here changes them: they are in the configuration, which every
-//! proxy of a fleet has.
+//! `ACL`: questions about users and their rights. They are in the configuration, which every proxy of a fleet has; what
+//! changes them at run time is in `acl_changes`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::acl_changes::{self, UsersNews, tell_users};
 use super::acl_log::Entry;
 use super::local::Local;
 use super::requests::verb_of;
@@ -36,44 +37,35 @@ pub(super) fn answer(
     resp: Resp,
     out: &mut Vec<u8>,
 ) -> Local {
+    let live = &session.worker.fleet.users;
     let was_given = match row.name {
         "acl|cat" => categories(args, out),
-        "acl|dryrun" => dry_run(view, listener, args, out),
+        "acl|dryrun" => dry_run(session, view, listener, args, out),
         "acl|genpass" => generate_password(args, out),
         "acl|getuser" => {
-            match listener.user(&view.topology.config, args.get(2).unwrap_or_default()) {
-                Some(user) => show_user(user, resp, out),
+            match live.user(&view.topology, listener, args.get(2).unwrap_or_default()) {
+                Some(user) => show_user(&user, resp, out),
                 None => reply::null(out, resp),
             }
             true
         }
         "acl|list" => {
-            let lines: Vec<_> = users(view, listener).iter().map(|user| user.line()).collect();
+            let lines: Vec<_> = live.all(&view.topology, listener).iter().map(|user| user.line()).collect();
             list(&lines, out)
         }
         "acl|users" => {
-            let names: Vec<_> = users(view, listener).iter().map(|user| user.name().to_owned()).collect();
+            let users = live.all(&view.topology, listener);
+            let names: Vec<_> = users.iter().map(|user| user.name().to_owned()).collect();
             list(&names, out)
         }
         "acl|log" => log(session, args, resp, out),
-        "acl|load" => {
-            load(session, row);
-            return Local::Silent;
-        }
+        "acl|save" => acl_changes::save(view, row, out),
         _ => {
             reply::bulk(out, session.inner.borrow().user.name().as_bytes());
             true
         }
     };
     Local::Reply(if was_given { Outcome::Ok } else { Outcome::Refused })
-}
-
-/// All users as this listener has them, by name.
-fn users(view: &View, listener: &Listener) -> Vec<Arc<User>> {
-    let named = view.topology.config.users.iter().filter(|user| user.name() != listener.default_user.name());
-    let mut users: Vec<_> = named.chain([&listener.default_user]).map(Arc::clone).collect();
-    users.sort_by(|left, right| left.name().cmp(right.name()));
-    users
 }
 
 fn list(texts: &[impl AsRef<[u8]>], out: &mut Vec<u8>) -> bool {
@@ -101,9 +93,9 @@ fn categories(args: &Args<'_>, out: &mut Vec<u8>) -> bool {
 }
 
 /// `ACL DRYRUN user command …`: a text that says why not, or OK.
-fn dry_run(view: &View, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
+fn dry_run(session: &Session, view: &View, listener: &Listener, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
     let name = args.get(2).unwrap_or_default();
-    let Some(user) = listener.user(&view.topology.config, name) else {
+    let Some(user) = session.worker.fleet.users.user(&view.topology, listener, name) else {
         reply::no_such_user(out, name);
         return false;
     };
@@ -245,7 +237,8 @@ fn show_entry(entry: &Entry, now_ms: u64, resp: Resp, out: &mut Vec<u8>) {
 }
 
 /// `ACL LOAD` reads the whole configuration again; the reply comes when that is done.
-fn load(session: &Rc<Session>, row: &Row) {
+pub(super) fn load(session: &Rc<Session>, row: &Row) {
+    session.inner.borrow_mut().alone = true;
     let slot = session.open_slot(verb_of(row));
     let session = Rc::clone(session);
     let worker = Rc::clone(&session.worker);
@@ -257,7 +250,12 @@ fn load(session: &Rc<Session>, row: &Row) {
         };
         let mut out = Vec::new();
         match result {
-            Ok(_) => reply::ok(&mut out),
+            Ok(_) => {
+                // As in Redis, the file is what holds now; of other reloads only one that changes users says so.
+                session.worker.fleet.users.forget();
+                tell_users(&session, Arc::new(UsersNews::Loaded)).await;
+                reply::ok(&mut out);
+            }
             Err(fault) => {
                 let fault: String = fault.split_whitespace().collect::<Vec<_>>().join(" ");
                 reply::not_reloaded(&mut out, &fault.chars().take(FAULT_LETTERS_MAX).collect::<String>());

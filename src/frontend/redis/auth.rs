@@ -29,9 +29,9 @@ impl Inner {
     }
 
     /// Makes the session the default user's, signed in if no password is asked for.
-    pub(super) fn become_default(&mut self, listener: &Listener) {
-        self.authenticated = listener.default_user.needs_no_sign_in();
-        self.become_user(Arc::clone(&listener.default_user));
+    pub(super) fn become_default(&mut self, default_user: Arc<User>) {
+        self.authenticated = default_user.needs_no_sign_in();
+        self.become_user(default_user);
     }
 }
 
@@ -50,10 +50,10 @@ impl Session {
         let Some(listener) = topology.listener(self.listener) else { return };
         let mut inner = self.inner.borrow_mut();
         let is_default = inner.user.name() == DEFAULT;
-        match listener.user(&topology.config, inner.user.name().as_bytes()) {
-            Some(next) if is_default || !inner.user.is_revoked_by(next) => {
-                let has_changed = inner.user != *next;
-                inner.become_user(Arc::clone(next));
+        match self.worker.fleet.users.user(topology, listener, inner.user.name().as_bytes()) {
+            Some(next) if is_default || !inner.user.is_revoked_by(&next) => {
+                let has_changed = inner.user != next;
+                inner.become_user(next);
                 drop(inner);
                 if has_changed {
                     // What was queued was allowed by other rights.
@@ -119,12 +119,13 @@ impl Session {
 
     /// Signs in. Whether user and password are right; the session is who it was otherwise. `verb` is how it was asked for.
     pub(super) fn sign_in(&self, view: &View, listener: &Listener, verb: &[u8], name: &[u8], password: &[u8]) -> bool {
-        let Some(user) = listener.user(&view.topology.config, name).filter(|user| user.accepts(password)) else {
+        let users = &self.worker.fleet.users;
+        let Some(user) = users.user(&view.topology, listener, name).filter(|user| user.accepts(password)) else {
             self.note_event(Reason::Auth, verb, name);
             return false;
         };
         let mut inner = self.inner.borrow_mut();
-        inner.become_user(Arc::clone(user));
+        inner.become_user(user);
         inner.authenticated = true;
         true
     }
@@ -140,7 +141,7 @@ pub(super) fn auth(session: &Session, view: &View, listener: &Listener, args: &A
             return Local::Reply(Outcome::Refused);
         }
     };
-    if args.len() == 2 && listener.default_user.needs_no_password() {
+    if args.len() == 2 && session.worker.fleet.users.default_user(&view.topology, listener).needs_no_password() {
         reply::auth_without_password(out);
     } else if session.sign_in(view, listener, args.get(0).unwrap_or_default(), user, password) {
         reply::ok(out);

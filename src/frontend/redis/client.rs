@@ -151,10 +151,11 @@ impl Session {
         self.leave_channels();
         self.track_no_more();
         self.enter(0);
+        let default_user = self.worker.fleet.users.default_user(&self.worker.view().topology, listener);
         let mut inner = self.inner.borrow_mut();
         inner.version = crate::protocol::resp::Version::Resp2;
         inner.replies = Replies::On;
-        inner.become_default(listener);
+        inner.become_default(default_user);
         inner.level = None;
         if let Some(facts) = &mut inner.facts {
             facts.name.clear();

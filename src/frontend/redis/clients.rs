@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::acl_changes::UsersNews;
 use super::local::{Local, answer_later, refused};
 use super::monitor::Feed;
 use super::pause::Paused;
@@ -53,6 +54,8 @@ pub enum Ask {
     RedirectBroken(u64),
     /// Take what clients have set.
     Tune(oneshot::Sender<()>),
+    /// Tell all clients what became of users; the number is who asks.
+    Users(Arc<UsersNews>, u64, oneshot::Sender<()>),
     /// Show this monitor all requests.
     Monitor(Feed, oneshot::Sender<()>),
 }
@@ -159,6 +162,10 @@ impl Worker {
                 self.tune(&self.view().topology);
                 tell(answer, ());
             }
+            Ask::Users(news, asker, answer) => {
+                self.renew_users(&news, asker);
+                tell(answer, ());
+            }
             Ask::Monitor(feed, answer) => {
                 self.monitors.borrow_mut().push(feed);
                 self.attention.set(true);
@@ -175,7 +182,7 @@ impl Worker {
 
 impl Session {
     /// Closes the client; the one that asked for it has its reply first.
-    fn kill(&self, asker: u64) {
+    pub(super) fn kill(&self, asker: u64) {
         let mut inner = self.inner.borrow_mut();
         if self.id == asker {
             inner.closing = true;
@@ -317,7 +324,7 @@ fn filters(
             selection.local = text();
         } else if args.is_word(at, "USER") {
             selection.user = text();
-            if listener.user(&view.topology.config, value).is_none() {
+            if session.worker.fleet.users.user(&view.topology, listener, value).is_none() {
                 reply::no_such_user_to_close(out, value);
                 return None;
             }

@@ -8,8 +8,8 @@ use super::info::{self, COMPATIBLE_VERSION};
 use super::requests::verb_of;
 use super::session::Session;
 use super::{
-    acl, auth, blocking, clients, cluster, databases, hyperloglog, latency, minor, monitor, nodes, pause, pubsub,
-    quoit, settings, slowlog, tracking,
+    acl, acl_changes, auth, blocking, clients, cluster, databases, hyperloglog, latency, minor, monitor, nodes, pause,
+    pubsub, quoit, settings, slowlog, tracking,
 };
 use crate::backend::{Flow, Piece, ReplySink, Tag};
 use crate::command::reply::{self, Resp};
@@ -81,6 +81,7 @@ pub(super) fn answer(
         }
         LocalVerb::Time => time(out),
         LocalVerb::Acl => return acl::answer(session, view, listener, row, args, resp, out),
+        LocalVerb::AclChange => return acl_changes::answer(session, view, row, args, out),
         LocalVerb::Quoit => return quoit::answer(session, view, listener, row, args, resp, out),
         LocalVerb::Commandlog | LocalVerb::Slowlog => return slowlog::answer(session, row, args, out),
         LocalVerb::Debug => return minor::debug(session, view, listener, row, args, out),

@@ -4,6 +4,7 @@
 //! for an accepted connection.
 
 mod acl;
+mod acl_changes;
 mod acl_log;
 mod auth;
 mod blocking;
@@ -35,6 +36,7 @@ mod transaction;
 mod tuned;
 mod worker;
 
+pub use acl_changes::{LiveUsers, UsersNews};
 pub use acl_log::AclLog;
 pub use clients::Ask;
 pub use info::Figures;

@@ -13,6 +13,7 @@ use super::intake::Obstacle;
 use super::output::Last;
 use super::requests::{Handled, verb_of};
 use super::session::{HELD_BYTES, Inner, Session};
+use crate::acl::User;
 use crate::backend::ReplySink;
 use crate::command::reply::{self, Resp};
 use crate::command::{Args, Handling, LocalVerb, PubSubVerb, Row};
@@ -55,6 +56,17 @@ impl Subscriptions {
             (Kind::Shard, (_, _, shards)) => shards,
             (Kind::Channel | Kind::Pattern, (channels, patterns, _)) => channels + patterns,
         }
+    }
+
+    /// Whether this user may listen to all of them.
+    pub(super) fn are_allowed(&self, user: &User) -> bool {
+        let allowed = |kind: Kind| {
+            self.names.get(kind as usize).into_iter().flatten().all(|name| match kind {
+                Kind::Pattern => user.may_hear_pattern(name),
+                Kind::Channel | Kind::Shard => user.may_hear(name),
+            })
+        };
+        [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().all(allowed)
     }
 
     fn is_empty(&self) -> bool {

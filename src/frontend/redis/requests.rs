@@ -354,12 +354,13 @@ impl Session {
 
 /// Whether all earlier requests have to be answered first: `HELLO` and `RESET` change how the replies to those would have
 /// to look, after `SELECT` others go by other connections, `WAIT` and `WAITAOF` speak of them, `MONITOR`, `CLIENT TRACKING`,
-/// `CONFIG SET` and `DEBUG` begin or change something, and `PFDEBUG` looks at what earlier ones have written.
+/// `CONFIG SET`, `ACL SETUSER` and `DEBUG` begin or change something, and `PFDEBUG` looks at what earlier ones have written.
 fn is_served_alone(verb: LocalVerb) -> bool {
     matches!(
         verb,
         LocalVerb::Hello
             | LocalVerb::Reset
+            | LocalVerb::AclChange
             | LocalVerb::Select
             | LocalVerb::ClientTracking
             | LocalVerb::Wait

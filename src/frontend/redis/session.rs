@@ -130,7 +130,8 @@ impl Session {
     ) -> Rc<Self> {
         let now = worker.context.clock.tick();
         let topology = Arc::clone(&worker.view().topology);
-        let user = topology.listener(listener).map(|listener| Arc::clone(&listener.default_user));
+        let users = &worker.fleet.users;
+        let user = topology.listener(listener).map(|listener| users.default_user(&topology, listener));
         let user = user.unwrap_or_else(|| Arc::new(User::new(DEFAULT)));
         cells.clients_open.add(1);
         cells.clients_accepted.increment();

@@ -526,7 +526,8 @@ fn answers_at_once(verb: LocalVerb, request: &Request<'_>) -> bool {
     !asks_stores
         && !matches!(
             verb,
-            LocalVerb::ClientKill
+            LocalVerb::AclChange
+                | LocalVerb::ClientKill
                 | LocalVerb::ClientList
                 | LocalVerb::ClientReply
                 | LocalVerb::ClientTracking

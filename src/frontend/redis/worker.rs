@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::{mpsc, oneshot};
 
+use super::acl_changes::LiveUsers;
 use super::acl_log::AclLog;
 use super::clients::Ask;
 use super::databases::Databases;
@@ -75,6 +76,8 @@ pub struct Fleet {
     pub next_client: AtomicU64,
     /// The texts of scripts that clients have sent.
     pub sources: Arc<Sources>,
+    /// Who may sign in, where that was changed at run time.
+    pub users: LiveUsers,
     /// What clients were not allowed of late.
     pub acl_log: AclLog,
     /// Where a reload of the configuration is asked for.
