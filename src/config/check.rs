@@ -237,6 +237,7 @@ impl Check<'_> {
             keyspace_timeout: Duration::from_millis(table.keyspace_timeout_ms),
             idle_timeout: table.idle_timeout_ms.map(Duration::from_millis),
             cluster_emulation: table.cluster_emulation,
+            ping_asks_stores: table.ping_asks_stores,
             cluster_announce: announce,
         })
     }

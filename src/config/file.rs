@@ -323,6 +323,11 @@ pub(super) struct ListenerTable {
     /// say `cluster`. Keys are placed by the ring as ever: keys of one slot need not be on one node, so a command whose
     /// keys must be together gets `-CROSSSLOT` unless they share a `hash_tag`, as with any other client.
     pub(super) cluster_emulation: bool,
+    /// Whether `PING` asks the stores. Otherwise quoit answers it, which says that the proxy is there. With this the answer is an
+    /// error if so many stores do not answer, or are busy with a script (`-BUSY`), that some keys cannot be served. It is not
+    /// for what takes proxies out of service: all proxies have the same stores, and one busy store would take them all. Each
+    /// `PING` costs one to every store.
+    pub(super) ping_asks_stores: bool,
     /// Host name or address, and port, under which clients made for Redis Cluster reach this listener. Default: the
     /// address that the client has connected to. Needed where that is another one for clients, behind a load balancer
     /// for instance.
@@ -351,6 +356,7 @@ impl Default for ListenerTable {
             keyspace_timeout_ms: 60_000,
             idle_timeout_ms: None,
             cluster_emulation: false,
+            ping_asks_stores: false,
             cluster_announce: None,
         }
     }

@@ -150,6 +150,8 @@ pub struct Listener {
     pub idle_timeout: Option<Duration>,
     /// Whether it passes for a Redis Cluster of one node.
     pub cluster_emulation: bool,
+    /// Whether `PING` asks the stores.
+    pub ping_asks_stores: bool,
     /// Where that node is said to be, unless it is the address that the client has connected to.
     pub cluster_announce: Option<Announce>,
 }

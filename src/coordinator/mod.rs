@@ -15,6 +15,7 @@ mod fragment;
 mod gather;
 mod keyspace;
 mod merge;
+mod presence;
 mod programs;
 pub mod pubsub;
 mod replicated;
@@ -26,6 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio::sync::Semaphore;
 
 use crate::backend::redis::{Lease, Node};
 use crate::backend::{Cause, Context, Failure, ReplySink, Stores, Tag};
@@ -82,6 +84,8 @@ pub struct Coordinator {
     turns: Rc<blocking::Turns>,
     pubsub: PubSub,
     tracking: Rc<Tracking>,
+    /// How many more questions may be asked aside of `PING`.
+    aside: Semaphore,
     /// Whether any pool has several replicas.
     replicates: Cell<bool>,
     /// Whether this worker looks after the stores for all.
@@ -133,6 +137,7 @@ impl Coordinator {
             programs: Programs::new(Arc::clone(sources)),
             pubsub: PubSub::new(context, census),
             tracking: Tracking::new(context),
+            aside: Semaphore::new(presence::ASIDE_MAX),
             replicates: Cell::new(false),
             turns: blocking::Turns::new(signs, worker),
             leads: worker == 0,

@@ -11,6 +11,7 @@ mod acl_changes;
 mod applications;
 #[cfg(test)]
 mod blocking;
+mod busy;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::command::{ProgramsVerb, Row, reply};
 use crate::config::Listener;
 use crate::coordinator::gather::{Answer, Gather, Miss};
 use crate::coordinator::keyspace::names::pools_of;
+use crate::coordinator::presence::ask_all_aside;
 use crate::coordinator::{Coordinator, Request, Target, Verdict, verdict, write_failure};
 use crate::metrics::Outcome;
 use crate::protocol::resp::{Version, write_header};
@@ -23,6 +24,8 @@ use crate::topology::View;
 
 /// What the stores answer where nothing runs.
 const NOTHING_RUNS: &[u8] = b"-NOTBUSY";
+/// A script runs there.
+const BUSY: &[u8] = b"-BUSY";
 /// The script has written: it cannot be ended without losing half of what it does.
 const CANNOT_END: &[u8] = b"-UNKILLABLE";
 
@@ -116,15 +119,15 @@ impl Coordinator {
         reach(view, listener)
     }
 
-    /// Tells all these nodes something, on behalf of a client; their answer, if they give the same one. `verb` is for people.
-    pub async fn tell_all(nodes: &[Rc<Node>], verb: &str, frame: &[u8], origin: usize) -> Vec<u8> {
-        let gather = Gather::new(origin);
-        for node in nodes {
-            gather.ask(node, 1, &mut |out| out.extend_from_slice(frame));
-        }
+    /// Tells all these nodes something, on behalf of a client and past what waits for them; their answer, if they give the
+    /// same one. That one is busy is told in its own words: to say it again is the mend for that and for what another has not
+    /// done. `verb` is for people.
+    pub async fn tell_all(&self, nodes: &[Rc<Node>], verb: &str, frame: &[u8], origin: usize) -> Vec<u8> {
+        let answers = ask_all_aside(&self.context, nodes, frame, Version::Resp2, origin).await;
         let labels = nodes.iter().map(|node| Arc::clone(&node.options().label));
-        let said: Vec<Said> = labels.zip(gather.all().await).map(|(label, answer)| Said { label, answer }).collect();
-        all_alike(verb, &said)
+        let said: Vec<Said> = labels.zip(answers).map(|(label, answer)| Said { label, answer }).collect();
+        let busy = said.iter().filter_map(Said::reply).find(|reply| reply.starts_with(BUSY));
+        busy.map_or_else(|| all_alike(verb, &said), <[u8]>::to_vec)
     }
 
     /// The names and values that a node answers to these requests. What it has not, it answers nothing to.
@@ -191,18 +194,8 @@ impl Errand {
     }
 
     async fn ask_aside(&self) -> Vec<Said> {
-        let gather = Gather::new(self.sink.origin());
-        for node in &self.nodes {
-            let (node, frame, version) = (Rc::clone(node), self.frame.clone(), self.version);
-            let (gather, tag) = (Rc::clone(&gather), gather.expect());
-            self.coordinator.context.spawn(async move {
-                match node.ask_aside(&frame, version).await {
-                    Ok(reply) => gather.answer(tag, &reply),
-                    Err(cause) => gather.fail(tag, Failure { node: Arc::clone(&node.options().label), cause }),
-                }
-            });
-        }
-        self.named(gather.all().await)
+        let context = &self.coordinator.context;
+        self.named(ask_all_aside(context, &self.nodes, &self.frame, self.version, self.sink.origin()).await)
     }
 
     fn named(&self, answers: Vec<Answer>) -> Vec<Said> {

@@ -98,6 +98,23 @@ pub(super) fn answer(
     Local::Reply(Outcome::Ok)
 }
 
+/// Answers `PING` when the stores have answered one, where the listener speaks for them.
+pub(super) fn ping_stores(session: &Rc<Session>, row: &Row, args: &Args<'_>) {
+    let mut pong = Vec::new();
+    match args.get(1) {
+        None => reply::simple(&mut pong, "PONG"),
+        Some(message) => reply::bulk(&mut pong, message),
+    }
+    let _: Local = answer_later(session, row, move |session| async move {
+        let view = session.worker.view();
+        let Some(listener) = view.topology.listener(session.listener) else { return pong };
+        match session.worker.coordinator.presence(&view, listener, session.origin()).await {
+            Ok(()) => pong,
+            Err(trouble) => trouble,
+        }
+    });
+}
+
 /// Answers by a task; the reply takes the place of this request among the client's others.
 pub(super) fn answer_later<F>(session: &Rc<Session>, row: &Row, make: impl FnOnce(Rc<Session>) -> F) -> Local
 where

@@ -206,6 +206,14 @@ impl Session {
                 return Handled::Yes;
             }
         }
+        if verb == LocalVerb::Ping && listener.ping_asks_stores && !self.is_confined() && args.len() <= 2 {
+            // Of a store that is busy with what this client asked before, it says what comes after that.
+            if !self.takes_its_turn() {
+                return Handled::NotYet;
+            }
+            local::ping_stores(self, row, args);
+            return Handled::Yes;
+        }
         let mut out = self.worker.context.take_buffer();
         let slot = self.inner.borrow().output.next();
         match local::answer(self, view, listener, verb, row, args, &mut out) {

@@ -164,7 +164,7 @@ pub(super) fn set(
     answer_later(session, row, move |session| async move {
         // The stores first: if one refuses, nothing is changed here either.
         if let Some((nodes, frame)) = asked {
-            let reply = Coordinator::tell_all(&nodes, "CONFIG SET", &frame, session.origin()).await;
+            let reply = session.worker.coordinator.tell_all(&nodes, "CONFIG SET", &frame, session.origin()).await;
             if changes.is_empty() || reply.first() == Some(&b'-') {
                 return reply;
             }
