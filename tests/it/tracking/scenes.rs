@@ -319,3 +319,33 @@ fn one_client_is_told_for_many() {
         assert_eq!(message.items()[2].items()[0].text(), format!("key:{number}"));
     }
 }
+
+/// With `NOLOOP` a client that has changed a key hears nothing of it until it reads it again. One that has changed nothing does.
+#[test]
+fn a_write_that_changes_nothing_is_no_reason_to_be_silent() {
+    for copies in [1, 3] {
+        let Some(fleet) = Fleet::start_with(3, |config| config.workers(1).replicas(copies)) else { return };
+        if fleet.quoit().is_none() {
+            return;
+        }
+        let mut other = fleet.client();
+        assert_eq!(other.line("SET text abc"), Value::Simple(b"OK".to_vec()));
+        let mut cache = Cache::new(fleet.address(), "NOLOOP");
+        for (read, nothing, change, news) in [
+            ("EXISTS stream", "XADD stream NOMKSTREAM * f v", "XADD stream * f v", "invalidate stream"),
+            ("GET text", "SETRANGE\ntext\n0\n", "SET text abd", "invalidate text"),
+        ] {
+            // The news of what came before may still be under way.
+            eventually("what is read is quiet", PATIENCE, || {
+                let before = cache.news;
+                cache.ask(read);
+                cache.ask("PING");
+                cache.ask("PING");
+                cache.news == before
+            });
+            assert!(!cache.ask(nothing).is_error());
+            assert!(!other.line(change).is_error());
+            assert_eq!(told(&cache.client.receive().value), news, "{copies} copies");
+        }
+    }
+}

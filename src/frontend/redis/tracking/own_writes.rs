@@ -20,7 +20,7 @@ use crate::topology::View;
 pub(super) type Digest = u128;
 
 /// Verbs that change their key whenever their reply is no error.
-const ALWAYS_CHANGE: [&str; 17] = [
+const ALWAYS_CHANGE: [&str; 16] = [
     "append",
     "decr",
     "decrby",
@@ -37,11 +37,11 @@ const ALWAYS_CHANGE: [&str; 17] = [
     "psetex",
     "rpush",
     "setex",
-    "xadd",
 ];
 
-/// Verbs whose number tells how many keys or elements they have changed.
-const NUMBER_CHANGED: [&str; 17] = [
+/// Verbs whose number tells how many keys or elements they have changed. Not `SETRANGE`: its number is a length, and nothing at
+/// no place changes nothing.
+const NUMBER_CHANGED: [&str; 16] = [
     "expire",
     "expireat",
     "hdel",
@@ -56,7 +56,6 @@ const NUMBER_CHANGED: [&str; 17] = [
     "rpushx",
     "sadd",
     "setnx",
-    "setrange",
     "srem",
     "zrem",
 ];
@@ -67,6 +66,8 @@ pub(super) fn has_changed(row: &Row, keys: usize, reply: &[u8]) -> bool {
     match (row.name, reply.first()) {
         (_, Some(b'-') | None) => false,
         ("set" | "ltrim" | "lset", Some(b'+')) => true,
+        // With `NOMKSTREAM` there may be no stream: the reply is null then.
+        ("xadd", Some(b'$')) => !reply.starts_with(b"$-1"),
         ("del" | "unlink", Some(b':')) => number() == Some(keys),
         (name, Some(b':')) if NUMBER_CHANGED.contains(&name) => number().is_some_and(|number| number > 0),
         (name, _) => ALWAYS_CHANGE.contains(&name),
@@ -173,6 +174,11 @@ mod tests {
         check("incr", 1, ":-3\r\n", true);
         check("incr", 1, "-ERR value is not an integer\r\n", false);
         check("getset", 1, "$1\r\na\r\n", true);
+        check("getset", 1, "$-1\r\n", true);
+        check("xadd", 1, "$3\r\n1-1\r\n", true);
+        check("xadd", 1, "$-1\r\n", false);
+        check("xadd", 1, "_\r\n", false);
+        check("setrange", 1, ":3\r\n", false);
         check("zadd", 1, ":0\r\n", false);
         for verb in ALWAYS_CHANGE.iter().chain(&NUMBER_CHANGED) {
             assert!(command::lookup(verb.as_bytes()).is_some_and(|row| row.flags.contains(Flag::Write)), "{verb}");
