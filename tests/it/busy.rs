@@ -39,6 +39,29 @@ fn a_setting_does_not_wait_for_a_script() {
     assert_eq!(told(&fleet), 3);
 }
 
+/// A store reads nothing before its threshold is over. Who wants to end a script then has to wait, and is not turned away.
+#[test]
+fn a_script_is_ended_before_its_store_is_busy() {
+    let Some(fleet) =
+        Fleet::start_with(2, |config| config.pool("connect_timeout_ms = 100\nservice_timeout_ms = 60000"))
+    else {
+        return;
+    };
+    if fleet.quoit().is_none() {
+        return;
+    }
+    let mut client = fleet.client();
+    assert_eq!(client.line("CONFIG SET busy-reply-threshold 700").text(), "OK");
+    let mut runs = fleet.client();
+    runs.send(&encode(&["EVAL", "while true do end", "1", "k"]));
+    eventually("the script runs and is ended", PATIENCE, || {
+        let reply = client.line("SCRIPT KILL").text();
+        assert!(reply == "OK" || reply.starts_with("NOTBUSY"), "{reply}");
+        reply == "OK"
+    });
+    assert!(runs.receive().value.text().contains("Script killed"));
+}
+
 #[test]
 fn a_ping_that_asks_the_stores() {
     let Some((mut fleet, runs, mut client)) = with_a_busy_store("ping_asks_stores = true") else { return };
