@@ -21,7 +21,7 @@ const NAMES: [(&str, std::ops::RangeInclusive<i64>); 3] = [
     ("slowlog-max-len", 0..=SLOWLOG_LEN_MAX),
 ];
 
-/// What clients have set, in the order of [`NAMES`].
+/// What clients have set, in the order of their names.
 #[derive(Debug, Default)]
 pub struct Tuned(Mutex<State>);
 
