@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::Engine;
 use super::lane::Held;
+use super::piece::Piece;
 use super::proposal::{End, Ground, Key, Promise, Proposal, Work, maybe_taken};
 use super::repair::ALL;
 use super::round::{Round, Said};
@@ -81,6 +82,7 @@ impl<B: Backend> Proposal<B> {
         for record in &heard.shown {
             engine.saw(record);
             self.met.set(true);
+            self.open.borrow_mut().extend(record.mark.clone());
             self.shown.borrow_mut().push((key, record.clone()));
         }
         let no = Accepted::No { maybe: heard.maybe || !heard.accepted.is_empty(), refused: heard.refused };
@@ -171,7 +173,7 @@ impl<B: Backend> Proposal<B> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the arguments of the script")]
-    fn write_apply(
+    pub(super) fn write_apply(
         &self,
         part: usize,
         call: Call,
@@ -395,14 +397,15 @@ impl<B: Backend> Proposal<B> {
         // An error is an answer, too: it has to be one on a state that a quorum holds.
         let settled = (0..keys).all(|key| ground.holders(key).count() >= self.majority());
         let ballot = ground.next_ballot()?;
-        let said = self.run_on(engine, ground, runner, ballot).await;
+        let piece = self.piece(ballot);
+        let said = self.run_on(engine, ground, runner, ballot, piece.as_ref()).await;
         let answer = said.as_deref().map(Answer::parse);
         // What changes nothing can be run again.
         let maybe = maybe_taken(&answer) && self.keys.iter().any(|key| key.written);
         match answer {
             Ok(Answer::Executed { reply, states }) => {
                 let states: Vec<State> = states.iter().map(State::of).collect();
-                self.hand_on(engine, ground, held, runner, ballot, reply, &states).await
+                self.hand_on(engine, ground, held, runner, ballot, piece, reply, &states).await
             }
             Ok(Answer::Wants(key)) => {
                 let end = self.find(key)?;
@@ -424,14 +427,21 @@ impl<B: Backend> Proposal<B> {
                 }
                 None
             }
-            Ok(other) => {
-                self.note_trouble(engine.other_answer(&self.group, &self.members, runner, &other));
-                self.note_try(maybe, ballot, self.bases(ground), 0);
-                None
-            }
-            Err(failure) => {
-                self.note_trouble(format!("{}: {}", failure.node, failure.cause));
-                self.note_try(maybe, ballot, self.bases(ground), 0);
+            other => {
+                let trouble = match &other {
+                    Ok(other) => engine.other_answer(&self.group, &self.members, runner, other),
+                    Err(failure) => format!("{}: {}", failure.node, failure.cause),
+                };
+                if let Ok(Answer::Refused(records)) = &other {
+                    for (key, record) in records.iter().enumerate() {
+                        self.note_shown(engine, key, record);
+                    }
+                }
+                self.note_trouble(trouble);
+                match piece {
+                    Some(piece) => self.withdraw(engine, &piece).await,
+                    None => self.note_try(maybe, ballot, self.bases(ground), 0),
+                }
                 None
             }
         }
@@ -446,6 +456,7 @@ impl<B: Backend> Proposal<B> {
         held: &mut Option<Held>,
         runner: usize,
         ballot: Ballot,
+        piece: Option<Piece>,
         reply: &[u8],
         states: &[State],
     ) -> Option<End> {
@@ -458,14 +469,19 @@ impl<B: Backend> Proposal<B> {
             self.seal(engine, ground).await?;
             return Some(End::Done(reply));
         }
-        let written: SmallVec<[usize; 4]> =
-            (0..self.keys.len()).filter(|key| self.keys.get(*key).is_some_and(|key| key.written)).collect();
+        if let Some(held) = held.as_ref() {
+            held.set_owned(None);
+        }
+        if let Some(piece) = piece {
+            return self.hand_on_together(engine, ground, piece, runner, ballot, states).await;
+        }
+        let written = self.written();
         let others: SmallVec<[usize; 7]> = (0..self.members.len()).filter(|at| *at != runner).collect();
-        let done = self.put_all(engine, &written, states, &others, 1).await;
+        let done = match (written.first(), states.first()) {
+            (Some(key), Some(state)) => 1 + self.put(engine, *key, state, &others).await >= self.needed,
+            _ => true,
+        };
         if done && ground.generation == self.group.generation.get() {
-            if let Some(held) = held.as_ref() {
-                held.set_owned(None);
-            }
             return Some(End::Done(reply));
         }
         self.note_try(!written.is_empty(), ballot, self.bases(ground), 0);
@@ -532,7 +548,14 @@ impl<B: Backend> Proposal<B> {
         Some(runner)
     }
 
-    pub(super) async fn run_on(&self, engine: &Engine<B>, ground: &Ground, runner: usize, ballot: Ballot) -> Said {
+    pub(super) async fn run_on(
+        &self,
+        engine: &Engine<B>,
+        ground: &Ground,
+        runner: usize,
+        ballot: Ballot,
+        piece: Option<&Piece>,
+    ) -> Said {
         let keys = &self.keys;
         let version = self.version;
         let (sha, body, words) = match &self.work {
@@ -546,7 +569,8 @@ impl<B: Backend> Proposal<B> {
         };
         let write = |part: usize, call, out: &mut Vec<u8>| {
             let Some(member) = self.members.get(part) else { return };
-            write_any_script(out, sha, body, call, keys.len() * 2 + 1, 8 + keys.len() + words.count);
+            let names = keys.len() * 2 + 1 + usize::from(piece.is_some());
+            write_any_script(out, sha, body, call, names, 8 + keys.len() + words.count);
             for key in keys {
                 write_bulk(out, &key.name);
             }
@@ -554,6 +578,9 @@ impl<B: Backend> Proposal<B> {
                 write_bulk(out, &key.record);
             }
             write_bulk(out, FENCE_KEY);
+            if let Some(piece) = piece {
+                write_bulk(out, &piece.key);
+            }
             write_bulk(out, member.fence().as_bytes());
             write_bulk(out, &ballot.encode());
             write_bulk(out, &ballot.op_id().0.to_be_bytes());

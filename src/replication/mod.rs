@@ -20,6 +20,7 @@ mod fence;
 mod inspect;
 mod lane;
 mod members;
+mod piece;
 mod program;
 mod proposal;
 mod read;
@@ -27,7 +28,6 @@ mod repair;
 mod round;
 mod shape;
 mod slow_read;
-mod together;
 mod transact;
 mod wire;
 mod write;
@@ -152,11 +152,6 @@ impl<B: Backend> Member<B> {
     #[inline]
     pub fn votes(&self) -> bool {
         self.belief.get().is_some_and(|belief| belief.fence.state == FenceState::Member)
-    }
-
-    /// Whether it has not been heard of yet.
-    fn is_unknown(&self) -> bool {
-        self.standing.get() == Standing::Unknown
     }
 
     /// Whether its word counts in an answer that came with this fence.
@@ -362,6 +357,7 @@ pub struct Engine<B: Backend> {
     bundles: bundle::Bundles<B>,
     scripts: program::Scripts,
     repairs: repair::Queue<B>,
+    met: piece::Met,
     ending: Cell<bool>,
     /// How long a round of a proposal takes.
     round_trip: Cell<Duration>,
@@ -392,6 +388,7 @@ impl<B: Backend> Engine<B> {
             bundles: bundle::Bundles::default(),
             scripts: program::Scripts::default(),
             repairs: repair::Queue::default(),
+            met: piece::Met::default(),
             ending: Cell::new(false),
             round_trip: Cell::new(Duration::from_millis(1)),
             scratch: Cell::default(),

@@ -153,7 +153,7 @@ impl<B: Backend> Proposal<B> {
         let ground = Ground { term: ballot, generation: self.group.generation.get(), ..Ground::default() };
         let mut out = Vec::new();
         for runner in (0..self.members.len()).filter(|at| self.members.get(*at).is_some_and(|it| it.votes())) {
-            let said = self.run_on(engine, &ground, runner, ballot).await;
+            let said = self.run_on(engine, &ground, runner, ballot, None).await;
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Executed { reply, .. }) => out.extend_from_slice(reply),
                 Ok(Answer::Wants(key)) => match self.find(key) {

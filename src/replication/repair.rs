@@ -21,7 +21,7 @@ use super::{Engine, Group, Member, Members};
 use crate::backend::{Backend, Failure};
 use crate::clock::Moment;
 use crate::protocol::resp::{Version, write_bulk};
-use crate::version::{Ballot, FENCE_KEY, Record, Script};
+use crate::version::{Ballot, FENCE_KEY, Record, Script, placed_as};
 
 /// How long the background waits for a store that is away before it looks again.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -106,16 +106,36 @@ pub(super) enum Repair {
 }
 
 /// What the replicas of one key hold.
+#[derive(Default)]
 pub(super) struct Held {
     /// Of each member that votes and has answered.
     pub(super) seen: SmallVec<[(usize, Seen); 7]>,
     /// The same of those whose word does not count.
     pub(super) rebuilding: SmallVec<[(usize, Seen); 1]>,
+    /// What is open at any of them.
+    pub(super) marks: Vec<Box<[u8]>>,
 }
 
 impl Held {
+    fn note(&mut self, member: usize, seen: Seen, record: &[u8], votes: bool) {
+        if votes {
+            self.seen.push((member, seen));
+        } else {
+            self.rebuilding.push((member, seen));
+        }
+        let mark = if seen.marked { Record::decode(record).ok().and_then(|record| record.mark) } else { None };
+        if let Some(mark) = mark.filter(|mark| !self.marks.contains(mark)) {
+            self.marks.push(mark);
+        }
+    }
+
     pub(super) fn newest(&self) -> Option<Ballot> {
         self.seen.iter().map(|(_, seen)| seen.accepted()).max()
+    }
+
+    /// Whether so many hold the newest state.
+    pub(super) fn is_held_by(&self, needed: usize) -> bool {
+        self.holders(self.newest().unwrap_or_default()).count() >= needed
     }
 
     pub(super) fn holders(&self, ballot: Ballot) -> impl Iterator<Item = usize> {
@@ -138,7 +158,7 @@ impl<B: Backend> Engine<B> {
         // A reload may have made another group of the pool meanwhile, with the same ring; or the pool is gone.
         let Some(newest) = group.newest() else { return };
         let places = group.places_of(members, lacking).into_iter();
-        let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(key) };
+        let own = if Rc::ptr_eq(&newest, group) { Some(members.clone()) } else { newest.replicas_of(placed_as(key)) };
         let (group, Some(members)) = (&newest, own) else { return };
         let id = lane_of(group.seed, key);
         if !self.repairs.known.borrow_mut().insert(id) {
@@ -212,7 +232,15 @@ impl<B: Backend> Engine<B> {
     /// Has every replica hold the newest state of a key, those that are being rebuilt included.
     pub(super) async fn repair(&self, group: &Rc<Group<B>>, members: &Members<B>, key: &[u8]) -> Repair {
         let name = Key::new(key, true);
-        let Some(held) = self.probe(group, members, &name.record, members.len()).await else { return Repair::TooFew };
+        let deadline = self.deadline(group);
+        let held = loop {
+            match self.probe(group, members, &name.record, members.len()).await {
+                None => return Repair::TooFew,
+                Some(held) if held.marks.is_empty() => break held,
+                Some(_) if self.is_late(deadline) => return Repair::TooFew,
+                Some(held) => self.settle_marks(group, members, held.marks).await,
+            }
+        };
         let Some(newest) = held.newest() else { return Repair::TooFew };
         let all = members.iter().enumerate();
         let has =
@@ -320,37 +348,50 @@ impl<B: Backend> Engine<B> {
         record: &[u8],
         wanted: usize,
     ) -> Option<Held> {
-        let write = |_: usize, _, out: &mut Vec<u8>| write_probe(out, std::iter::once(record), None);
+        self.probe_each(group, members, &[record], wanted).await?.pop()
+    }
+
+    /// The same of several keys. Each member tells the records of all of them in one moment.
+    pub(super) async fn probe_each(
+        &self,
+        group: &Rc<Group<B>>,
+        members: &Members<B>,
+        records: &[&[u8]],
+        wanted: usize,
+    ) -> Option<Vec<Held>> {
+        let write = |_: usize, _, out: &mut Vec<u8>| write_probe(out, records.iter().copied(), None);
         let round = Round::new(self, members, Version::Resp2, 0, &write);
         for at in 0..members.len() {
             round.ask(at);
         }
-        let mut held = Held { seen: SmallVec::new(), rebuilding: SmallVec::new() };
+        let mut each: Vec<Held> = records.iter().map(|_| Held::default()).collect();
+        let mut votes = 0;
         while let Some((at, said)) = round.next().await {
             let Some(member) = members.get(at) else { continue };
             let Ok(reply) = said else { continue };
             let read = || {
                 let mut cursor = Cursor::new(&reply);
-                cursor.array().filter(|elements| *elements == 2)?;
-                Some((Seen::of(cursor.bulk()?)?, cursor.bulk()?))
+                cursor.array().filter(|elements| *elements == records.len() + 1)?;
+                let told = records.iter().map(|_| cursor.bulk()).collect::<Option<SmallVec<[&[u8]; 2]>>>()?;
+                let seen = told.iter().map(|record| Seen::of(record)).collect::<Option<SmallVec<[Seen; 2]>>>()?;
+                Some((told, seen, cursor.bulk()?))
             };
             match read() {
-                Some((seen, fence)) if member.fence().as_bytes() == fence && !fence.is_empty() => {
-                    if member.votes() {
-                        held.seen.push((at, seen));
-                    } else {
-                        held.rebuilding.push((at, seen));
+                Some((told, seen, fence)) if member.fence().as_bytes() == fence && !fence.is_empty() => {
+                    for ((held, seen), record) in each.iter_mut().zip(seen).zip(told) {
+                        held.note(at, seen, record, member.votes());
                     }
+                    votes += usize::from(member.votes());
                 }
-                Some((_, fence)) => self.fenced(group, members, at, fence),
+                Some((_, _, fence)) => self.fenced(group, members, at, fence),
                 None => {}
             }
-            if held.seen.len() >= wanted {
+            if votes >= wanted {
                 break;
             }
         }
         let majority = usize::from(group.quorums().majority());
-        (held.seen.len() >= majority).then_some(held)
+        (votes >= majority).then_some(each)
     }
 
     /// Whether one member holds a key in that state.
@@ -387,6 +428,9 @@ impl<B: Backend> Engine<B> {
         round.ask(source);
         match round.next().await {
             Some((at, Ok(reply))) => match Answer::parse(&reply) {
+                Answer::Fetched(fetched) if Record::is_marked(fetched.record) => {
+                    Err("what a command over several keys wrote is not decided yet".to_owned())
+                }
                 Answer::Fetched(fetched) => Ok(State::of(&fetched)),
                 other => Err(self.other_answer(group, members, at, &other)),
             },

@@ -9,7 +9,6 @@ use super::Engine;
 use super::lane::{Waiting, Wish, lane_of};
 use super::proposal::Proposal;
 use super::read::Question;
-use super::repair::Held;
 use super::round::{Round, sleep};
 use super::wire::{Cursor, Seen, TRANSACTION_REPLIES, write_transaction};
 use crate::backend::Backend;
@@ -38,6 +37,16 @@ impl<B: Backend> SlowRead<B> {
     pub(super) fn new(question: Question<B>, frame: &[u8], args: &Args<'_>, keys: &KeyIndexes, serial: u64) -> Self {
         let keys = keys.iter().filter_map(|at| args.get(*at as usize)).map(<[u8]>::to_vec).collect();
         Self { question, frame: frame.to_vec(), keys, serial }
+    }
+
+    /// The names of the records of its keys.
+    fn records(&self) -> SmallVec<[Vec<u8>; 1]> {
+        let name = |key: &Vec<u8>| {
+            let mut record = Vec::new();
+            write_record_key(key, &mut record);
+            record
+        };
+        self.keys.iter().map(name).collect()
     }
 
     pub(super) fn of_one_key(question: Question<B>, frame: &[u8], key: (usize, usize), serial: u64) -> Self {
@@ -89,21 +98,29 @@ impl<B: Backend> Engine<B> {
             return Look::Again(format!("{voters} of {} replicas can vote, {needed} are needed", members.len()));
         }
         let generation = group.generation.get();
-        let mut agreed: SmallVec<[Ballot; 1]> = SmallVec::new();
+        let records = read.records();
+        let names: SmallVec<[&[u8]; 1]> = records.iter().map(Vec::as_slice).collect();
+        let Some(mut each) = self.probe_each(group, members, &names, needed).await else {
+            return Look::Again("too few replicas answered".to_owned());
+        };
+        if each.iter().any(|held| !held.is_held_by(needed)) {
+            // Perhaps those that were not waited for make up the number.
+            if let Some(all) = self.probe_each(group, members, &names, members.len()).await {
+                each = all;
+            }
+        }
+        let marks: Vec<Box<[u8]>> = each.iter().flat_map(|held| held.marks.iter().cloned()).collect();
+        if !marks.is_empty() {
+            self.settle_marks(group, members, marks).await;
+            return Look::Again("what a command over several keys wrote is not decided yet".to_owned());
+        }
+        let (mut agreed, mut brought) = (SmallVec::<[Ballot; 1]>::new(), false);
         let mut holders: Option<SmallVec<[usize; 7]>> = None;
-        for key in &read.keys {
-            let mut record = Vec::new();
-            write_record_key(key, &mut record);
-            let Some(mut held) = self.probe(group, members, &record, needed).await else {
-                return Look::Again("too few replicas answered".to_owned());
-            };
+        for (key, held) in read.keys.iter().zip(&each) {
             let newest = held.newest().unwrap_or_default();
-            if held.holders(newest).count() < needed {
-                // Perhaps those that were not waited for make up the number.
-                if let Some(all) = self.probe(group, members, &record, members.len()).await {
-                    held = all;
-                }
-                if !self.bring_up(read, key, &held, needed).await {
+            if !held.is_held_by(needed) {
+                brought = true;
+                if !self.write_back(group, members, key, held, needed).await {
                     return Look::Again("too few replicas hold the newest value".to_owned());
                 }
             } else if newest.is_zero() && self.has_old_values(read, key).await {
@@ -112,13 +129,17 @@ impl<B: Backend> Engine<B> {
                 }
                 return Look::Again("a value from before quoit was adopted".to_owned());
             }
-            let newest = held.newest().unwrap_or_default();
             agreed.push(newest);
             let here: SmallVec<[usize; 7]> = held.holders(newest).collect();
             holders = Some(match holders {
                 None => here,
                 Some(others) => others.into_iter().filter(|at| here.contains(at)).collect(),
             });
+        }
+        if brought && read.keys.len() > 1 {
+            // Of several keys what was seen at one moment has to be what a quorum holds: one of them alone may have got what
+            // a command over several wrote later.
+            return Look::Again("the newest values had to be brought to enough replicas".to_owned());
         }
         if generation != group.generation.get() {
             return Look::Again("the stores' fences have changed".to_owned());
@@ -132,13 +153,6 @@ impl<B: Backend> Engine<B> {
             return Look::Again("no replica holds the newest value of all keys".to_owned());
         }
         self.read_at(read, &holders, &agreed).await
-    }
-
-    /// Has enough replicas hold the newest state of a key.
-    async fn bring_up(&self, read: &SlowRead<B>, key: &[u8], held: &Held, needed: usize) -> bool {
-        let newest = held.newest().unwrap_or_default();
-        let (group, members) = (&read.question.group, &read.question.members);
-        held.holders(newest).count() >= needed || self.write_back(group, members, key, held, needed).await
     }
 
     /// Whether a store holds a key without a record: one from before quoit.
@@ -168,15 +182,7 @@ impl<B: Backend> Engine<B> {
     async fn read_at(&self, read: &SlowRead<B>, holders: &[usize], agreed: &[Ballot]) -> Look {
         let question = &read.question;
         let members = &question.members;
-        let records: SmallVec<[Vec<u8>; 1]> = read
-            .keys
-            .iter()
-            .map(|key| {
-                let mut record = Vec::new();
-                write_record_key(key, &mut record);
-                record
-            })
-            .collect();
+        let records = read.records();
         let write = |_: usize, _, out: &mut Vec<u8>| {
             write_transaction(out, records.iter().map(Vec::as_slice), &read.frame);
         };
@@ -202,7 +208,7 @@ impl<B: Backend> Engine<B> {
                 cursor.array().filter(|elements| *elements == 2)?;
                 cursor.array().filter(|elements| *elements == records.len() + 1)?;
                 for ballot in agreed {
-                    Some(Seen::of(cursor.bulk()?)?).filter(|seen| seen.accepted() == *ballot)?;
+                    Some(Seen::of(cursor.bulk()?)?).filter(|seen| seen.accepted() == *ballot && !seen.marked)?;
                 }
                 let fence = cursor.bulk()?;
                 (fence == member.fence().as_bytes()).then(|| cursor.rest().to_vec())

@@ -189,6 +189,9 @@ impl<B: Backend> Engine<B> {
             }
             let Ok(record) = Record::decode(record) else { continue };
             self.saw(&record);
+            if record.mark.is_some() {
+                return Ok(None);
+            }
             states.push((record, exists == 1));
             let newest = states.iter().map(|(record, _)| record.accepted).max().unwrap_or_default();
             let mut holders = states.iter().filter(|(record, _)| record.accepted == newest);

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::command::Args;
 use crate::protocol::resp::{ReplyScan, Step, write_header};
-use crate::version::{BALLOT_BYTES, Ballot, FENCE_KEY, Script, around_record_key};
+use crate::version::{BALLOT_BYTES, Ballot, FENCE_KEY, Record, Script, around_record_key};
 
 /// How a script is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,6 +350,8 @@ pub(super) struct Seen {
     pub(super) ballot: [u8; BALLOT_BYTES],
     /// There is a record and the key was not deleted under it.
     pub(super) live: bool,
+    /// It is open whether what a command over several keys wrote stays.
+    pub(super) marked: bool,
 }
 
 const NOTHING: [u8; BALLOT_BYTES] = [0; BALLOT_BYTES];
@@ -359,10 +361,10 @@ impl Seen {
     #[inline]
     pub(super) fn of(record: &[u8]) -> Option<Self> {
         let Some((flags, rest)) = record.split_first() else {
-            return Some(Self { ballot: NOTHING, live: false });
+            return Some(Self { ballot: NOTHING, live: false, marked: false });
         };
         let ballot = *rest.first_chunk::<BALLOT_BYTES>()?;
-        Some(Self { ballot, live: flags & 1 == 0 && ballot != NOTHING })
+        Some(Self { ballot, live: flags & 1 == 0 && ballot != NOTHING, marked: Record::is_marked(record) })
     }
 
     /// Nothing was accepted.

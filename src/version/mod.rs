@@ -25,7 +25,7 @@ pub use ballot::{BALLOT_BYTES, Ballot, OpId, TERM_BYTES, Term, WRITER_BITS};
 pub use hlc::Hlc;
 pub use names::{
     FENCE_BYTES, FENCE_KEY, Fence, FenceError, FenceState, Founding, Mark, ROUNDS_MAX, around_record_key, is_reserved,
-    key_of_record, write_record_key,
+    key_of_record, piece_name, placed_as, write_decision_key, write_piece_key, write_record_key,
 };
 pub use record::{OPERATIONS_MAX, Operations, Record, RecordError};
 pub use script::{ANY_BASE, ClientScript, NO_BASE, Script};

@@ -1,7 +1,13 @@
 //! What quoit's own keys are called in the stores, and what the fence key holds.
 
+use super::ballot::{BALLOT_BYTES, Ballot};
+
 /// What quoit's own keys begin with. Clients of a replicated pool cannot use such keys.
 const RESERVED: &[u8] = b"\0q";
+
+/// What the keys of pieces begin with, and those of decisions.
+const PIECE: &[u8] = b"\0qt";
+const DECISION: &[u8] = b"\0qd";
 
 /// The key of a store's [`Fence`].
 pub const FENCE_KEY: &[u8] = b"\0qf";
@@ -33,6 +39,28 @@ pub fn around_record_key(key: &[u8]) -> (&'static [u8], &'static [u8]) {
 fn has_hash_tag(key: &[u8]) -> bool {
     let inside = key.iter().position(|&byte| byte == b'{').and_then(|open| key.get(open + 1..));
     inside.and_then(|inside| inside.iter().position(|&byte| byte == b'}')).is_some_and(|length| length > 0)
+}
+
+/// What a [piece](write_piece_key) is called: the ballot of its command, and the first key that this writes.
+pub fn piece_name(ballot: Ballot, key: &[u8]) -> Vec<u8> {
+    [&ballot.encode(), key].concat()
+}
+
+/// Appends the key of a piece: what a command over several keys leaves in a store until it is decided whether that stays.
+pub fn write_piece_key(name: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(PIECE);
+    out.extend_from_slice(name);
+}
+
+/// Appends the key of the decision about a piece, which is replicated as any key: `1`, it stays; `0`, it does not.
+pub fn write_decision_key(name: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(DECISION);
+    out.extend_from_slice(name);
+}
+
+/// The key whose replicas a key has: for a decision those of the first key that its command writes.
+pub fn placed_as(key: &[u8]) -> &[u8] {
+    key.strip_prefix(DECISION).and_then(|name| name.get(BALLOT_BYTES..)).unwrap_or(key)
 }
 
 /// Whether a store votes.

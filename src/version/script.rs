@@ -33,6 +33,10 @@ pub enum Script {
     Exec,
     /// The same with several commands.
     Multi,
+    /// Takes the states of several keys that one command wrote, all or none, until it is decided whether they stay.
+    Stage,
+    /// Whether they stay.
+    Decide,
 }
 
 /// A script as it is sent, and its name there.
@@ -77,8 +81,18 @@ macro_rules! loaded {
 
 impl Script {
     /// All scripts.
-    pub const ALL: [Self; 8] =
-        [Self::Blind, Self::BlindMany, Self::Prepare, Self::Apply, Self::State, Self::Fetch, Self::Exec, Self::Multi];
+    pub const ALL: [Self; 10] = [
+        Self::Blind,
+        Self::BlindMany,
+        Self::Prepare,
+        Self::Apply,
+        Self::State,
+        Self::Fetch,
+        Self::Exec,
+        Self::Multi,
+        Self::Stage,
+        Self::Decide,
+    ];
 
     /// The text for SCRIPT LOAD and EVAL.
     pub fn body(self) -> &'static str {
@@ -96,10 +110,13 @@ impl Script {
             Self::BlindMany => loaded!("scripts/succeed.lua", "scripts/blind_many.lua"),
             Self::Prepare => loaded!("scripts/prepare.lua"),
             Self::Apply => loaded!("scripts/unlogged.lua", "scripts/apply.lua"),
-            Self::State => loaded!("scripts/state.lua"),
+            Self::State => loaded!("scripts/follow.lua", "scripts/state.lua"),
+            Self::Stage => loaded!("scripts/follow.lua", "scripts/piece.lua", "scripts/stage.lua"),
+            Self::Decide => loaded!("scripts/piece.lua", "scripts/decide.lua"),
             Self::Fetch => loaded!("scripts/fetch.lua"),
             Self::Exec => loaded!(
                 "scripts/unlogged.lua",
+                "scripts/piece.lua",
                 "scripts/exec/check.lua",
                 "scripts/exec/one.lua",
                 "scripts/exec/states.lua",
@@ -107,6 +124,7 @@ impl Script {
             ),
             Self::Multi => loaded!(
                 "scripts/unlogged.lua",
+                "scripts/piece.lua",
                 "scripts/exec/check.lua",
                 "scripts/exec/several.lua",
                 "scripts/exec/states.lua",
@@ -182,6 +200,7 @@ fn after(places: &str, kind: Kind) -> Vec<u8> {
     static SCRIPT: LazyLock<String> = LazyLock::new(|| {
         joined(&[
             include_str!("scripts/unlogged.lua"),
+            include_str!("scripts/piece.lua"),
             include_str!("scripts/exec/check.lua"),
             include_str!("scripts/exec/guard.lua"),
             include_str!("scripts/exec/client.lua"),
@@ -192,6 +211,7 @@ fn after(places: &str, kind: Kind) -> Vec<u8> {
     static TRANSACTION: LazyLock<String> = LazyLock::new(|| {
         joined(&[
             include_str!("scripts/unlogged.lua"),
+            include_str!("scripts/piece.lua"),
             include_str!("scripts/exec/check.lua"),
             include_str!("scripts/exec/guard.lua"),
             include_str!("scripts/exec/transaction.lua"),

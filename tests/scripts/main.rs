@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "the helpers of a test may end it")]
 
 mod model;
+mod piece;
 mod stage;
 
 use quoit::version::{Ballot, OpId, Record, Script, Term};

@@ -34,7 +34,7 @@ fn source() -> impl Strategy<Value = Record> {
         |(accepted, prior, promised, ids, (tombstone, expires, transferred))| {
             let count = u32::try_from(ids.len()).unwrap();
             let promised = promised.map(Ballot::term).filter(|promised| *promised > accepted.term());
-            Record { accepted, promised, prior, tombstone, expires, transferred, count, ids: ids.into() }
+            Record { accepted, promised, prior, tombstone, expires, transferred, count, ids: ids.into(), mark: None }
         },
     )
 }

@@ -16,7 +16,7 @@ use super::super::wire::Cursor;
 use super::super::{Engine, Group, Member, Members};
 use super::Standing;
 use crate::backend::Backend;
-use crate::version::{FENCE_KEY, Fence, FenceState, key_of_record};
+use crate::version::{FENCE_KEY, Fence, FenceState, key_of_record, placed_as};
 
 /// A store that has no fence for so many looks has lost its memory, and is not just being given one.
 const EMPTY_LOOKS: u32 = 2;
@@ -155,7 +155,7 @@ impl<B: Backend> Engine<B> {
             };
             let Some((next, keys)) = scanned(&reply) else { return false };
             for key in keys {
-                let Some(members) = group.replicas_of(&key) else { continue };
+                let Some(members) = group.replicas_of(placed_as(&key)) else { continue };
                 if !members.iter().any(|replica| Rc::ptr_eq(replica, member)) {
                     continue;
                 }

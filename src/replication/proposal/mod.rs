@@ -12,10 +12,7 @@
 mod search;
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -24,6 +21,7 @@ use self::search::Search;
 pub(super) use self::search::{Late, Try};
 use super::accept::Accepted;
 use super::lane::{Held, Owned};
+use super::piece::marks_of;
 use super::program::Program;
 use super::repair::{ALL, UNKNOWN};
 use super::round::{Round, Said, may_have_arrived, sleep};
@@ -40,10 +38,6 @@ use crate::version::{Ballot, ClientScript, FENCE_KEY, OpId, Operations, Record, 
 /// The first pause between two tries, and the longest: a round trip of a fast network, and of a slow one.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
-
-/// How long a proposal over several keys waits for replicas that are slower than a majority: one of them may be the only one
-/// that holds in full what another command wrote to the same keys.
-const GRACE: Duration = Duration::from_millis(250);
 
 /// A key of a proposal.
 pub(super) struct Key {
@@ -104,6 +98,8 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) tries: SmallVec<[Try; 1]>,
     /// Records that replicas showed since the last try, each with the number of its key.
     pub(super) shown: RefCell<Vec<(usize, Record)>>,
+    /// Marks that were met since then.
+    pub(super) open: RefCell<Vec<Box<[u8]>>>,
     /// The greatest promise to others that was in the way, and since when.
     pub(super) obstacle: Cell<Option<(Term, Moment)>>,
     /// Others were in the way of this attempt, and of the last one.
@@ -206,6 +202,7 @@ impl<B: Backend> Proposal<B> {
             rest: Duration::ZERO,
             tries: SmallVec::new(),
             shown: RefCell::default(),
+            open: RefCell::default(),
             obstacle: Cell::new(None),
             met: Cell::new(false),
             crowded: false,
@@ -311,7 +308,11 @@ impl<B: Backend> Proposal<B> {
                 }
                 Ok(Answer::Error(text)) => return Some(End::Refused(text.to_vec())),
                 Ok(Answer::Refused(records)) => {
-                    records.iter().filter_map(|record| Record::decode(record).ok()).for_each(|it| engine.saw(&it));
+                    let records: Vec<Record> = records.iter().filter_map(|it| Record::decode(it).ok()).collect();
+                    for record in &records {
+                        engine.saw(record);
+                    }
+                    engine.settle_marks(&self.group, &self.members, marks_of(records.iter())).await;
                     return None;
                 }
                 Ok(other) => self.note_trouble(engine.other_answer(&self.group, &self.members, at, &other)),
@@ -366,7 +367,17 @@ impl<B: Backend> Proposal<B> {
             self.tries.iter_mut().for_each(|tried| tried.learn(key, &record));
         }
         self.tries.retain(Try::is_open);
+        let open = self.open.take();
+        if !open.is_empty() {
+            engine.settle_marks(&self.group, &self.members, open).await;
+        }
         let (mut ground, search) = self.prepare(engine).await?;
+        let open = marks_of(ground.promises.iter().flat_map(|it| &it.records).map(|(record, _)| record));
+        if !open.is_empty() {
+            *self.open.borrow_mut() = open;
+            self.goes_on = !engine.is_late(self.deadline);
+            return None;
+        }
         match search {
             // Not chosen so far, and not to be chosen in this term: in the next one all is looked for again.
             Search::Free => self.reply = None,
@@ -408,14 +419,6 @@ impl<B: Backend> Proposal<B> {
             let few = format!("{} of {} replicas can vote, {majority} are needed", voters.len(), members.len());
             self.note_trouble(few);
             group.look_at_fences();
-            return None;
-        }
-        if self.keys.len() > 1
-            && members.iter().any(|member| member.is_unknown() && engine.backend.is_available(&member.node))
-        {
-            // It may be the one that holds more than the others.
-            group.look_at_fences();
-            self.note_trouble("a replica has not said yet whether it votes".to_owned());
             return None;
         }
         let term = engine.next_ballot();
@@ -479,10 +482,7 @@ impl<B: Backend> Proposal<B> {
     ) -> Option<(Vec<Promise>, Search)> {
         let majority = self.majority();
         let mut promises: Vec<Promise> = Vec::new();
-        // The newest that refusing replicas showed of each key.
-        let mut elsewhere: SmallVec<[Ballot; 2]> = SmallVec::new();
-        let mut grace = None;
-        while let Some((member, said)) = within(answers.next(), &mut grace).await {
+        while let Some((member, said)) = answers.next().await {
             let left = answers.left;
             match said.as_deref().map(Answer::parse) {
                 Ok(Answer::Promised(found)) if found.len() == self.keys.len() => {
@@ -497,10 +497,6 @@ impl<B: Backend> Proposal<B> {
                     }
                 }
                 Ok(Answer::Refused(records)) => {
-                    elsewhere.resize(self.keys.len(), Ballot::default());
-                    for (newest, record) in elsewhere.iter_mut().zip(&records) {
-                        *newest = (*newest).max(Record::decode(record).map(|it| it.accepted).unwrap_or_default());
-                    }
                     self.refused(engine, &records);
                 }
                 Ok(answer) => self.note_trouble(engine.other_answer(&self.group, &self.members, member, &answer)),
@@ -517,28 +513,14 @@ impl<B: Backend> Proposal<B> {
                     && (0..self.keys.len()).any(|key| {
                         promises.iter().all(|it| it.records.get(key).is_some_and(|(it, _)| it.accepted.is_zero()))
                     });
-                let waits = may_adopt || self.keys.len() > 1 || matches!(search, Search::Unclear);
+                let waits = may_adopt || matches!(search, Search::Unclear);
                 if left == 0 || !waits {
-                    return self.is_whole(&promises, &elsewhere).then_some((promises, search));
-                }
-                if self.keys.len() > 1 && grace.is_none() {
-                    grace = Some(Box::pin(sleep(&engine.backend, GRACE)));
+                    return Some((promises, search));
                 }
             }
         }
         let search = self.search(&promises);
-        let is_enough = promises.len() >= majority && self.is_whole(&promises, &elsewhere);
-        is_enough.then_some((promises, search))
-    }
-
-    /// Whether no replica is known to hold something newer of a key than those that promised. What another command wrote to
-    /// several keys may be there in full and have reached the others in part: on that nothing must build that is about
-    /// several keys itself.
-    fn is_whole(&self, promises: &[Promise], elsewhere: &[Ballot]) -> bool {
-        elsewhere.iter().enumerate().all(|(key, shown)| {
-            let records = promises.iter().filter_map(|promise| promise.records.get(key));
-            self.keys.len() == 1 || records.map(|(record, _)| record.accepted).max() >= Some(*shown)
-        })
+        (promises.len() >= majority).then_some((promises, search))
     }
 
     /// A replica refused a promise and showed the records of the keys.
@@ -555,6 +537,7 @@ impl<B: Backend> Proposal<B> {
         let Ok(record) = Record::decode(record) else { return };
         engine.saw(&record);
         self.met.set(true);
+        self.open.borrow_mut().extend(record.mark.clone());
         if let Some(promised) = record.promised {
             self.wait_for(engine, promised);
         }
@@ -587,14 +570,8 @@ impl<B: Backend> Proposal<B> {
         held: &mut Option<Held>,
     ) -> Option<End> {
         let trusted = self.tries.get(tried).and_then(|tried| tried.trusted);
-        if let Some(source) = self.holder_of_all(ground) {
-            self.level_all(engine, ground, source).await?;
-        } else {
-            for key in 0..self.keys.len() {
-                if self.keys.get(key).is_some_and(|key| key.written) {
-                    self.level(engine, ground, key, trusted).await?;
-                }
-            }
+        for key in self.written() {
+            self.level(engine, ground, key, trusted).await?;
         }
         self.remember(engine, ground, held);
         let Some(reply) = self.reply_of(engine, tried).await else {
@@ -695,21 +672,6 @@ impl<B: Backend> Proposal<B> {
         };
         held.set_owned(owned);
     }
-}
-
-/// What a future gives; none once `grace` is over, if there is one.
-async fn within<T>(next: impl Future<Output = Option<T>>, grace: &mut Option<Pin<Box<impl Future>>>) -> Option<T> {
-    let mut next = std::pin::pin!(next);
-    std::future::poll_fn(|context| {
-        if let Poll::Ready(next) = next.as_mut().poll(context) {
-            return Poll::Ready(next);
-        }
-        match grace {
-            Some(grace) => grace.as_mut().poll(context).map(|_| None),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// Whether a reply that did not come may hide that the store has taken what it was told.

@@ -32,7 +32,7 @@ impl<B: Backend> Inner<B> {
         }
         let Some(seen) = Seen::of(record) else { return false };
         // Where keys from before quoit may be, no record does not mean no key.
-        if seen.is_nothing() && !question.group.is_pure() {
+        if seen.marked || seen.is_nothing() && !question.group.is_pure() {
             return false;
         }
         self.live = seen.live;

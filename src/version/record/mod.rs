@@ -9,6 +9,7 @@
 //! | 5 | prior: the low bytes of a hybrid time | flag 4 |
 //! | 16 | the promised term | flag 2 |
 //! | 4 + 8 each | the number of terms of updates since the last blind write; the last 24 of them | flag 8 |
+//! | some + 4 | the mark: the name of a piece, and how long that is | flag 64 |
 //!
 //! A term stands there by the id of its last operation: those of a term build on each other, so that one has all before
 //! it in it, and a writer that goes on does not push out who else was there.
@@ -34,6 +35,7 @@ const PRIOR: u8 = 4;
 const LINEAGE: u8 = 8;
 const EXPIRES: u8 = 16;
 const TRANSFERRED: u8 = 32;
+const MARKED: u8 = 64;
 
 /// The low bits of a hybrid time that a prior keeps.
 const PRIOR_BITS: u32 = 40;
@@ -63,6 +65,9 @@ pub struct Record {
     /// The ids of the last operation of each of the last terms, oldest first: the updates, before them the blind write.
     /// Empty after a blind write, whose id is in its ballot.
     pub ids: Operations,
+    /// A command over several keys wrote the value that the store holds, and it is not decided whether that stays. The rest
+    /// of the record is the one from before. The name of its [piece](super::write_piece_key).
+    pub mark: Option<Box<[u8]>>,
 }
 
 /// Why bytes are no record.
@@ -88,6 +93,16 @@ impl<'a> Parts<'a> {
         self.rest = rest;
         Ok(part)
     }
+
+    /// The mark, off the end.
+    fn take_mark(&mut self) -> Result<Box<[u8]>, RecordError> {
+        let wrong = RecordError::Length(self.whole);
+        let (rest, len) = self.rest.split_last_chunk::<4>().ok_or(wrong)?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).map_err(|_| wrong)?;
+        let (rest, mark) = rest.split_at_checked(rest.len().checked_sub(len).ok_or(wrong)?).ok_or(wrong)?;
+        self.rest = rest;
+        Ok(mark.into())
+    }
 }
 
 impl Record {
@@ -102,9 +117,10 @@ impl Record {
         let wrong = RecordError::Length(bytes.len());
         let mut parts = Parts { rest: bytes, whole: bytes.len() };
         let [flags] = *parts.take::<1>()?;
-        if flags & !(TOMBSTONE | PROMISED | PRIOR | LINEAGE | EXPIRES | TRANSFERRED) != 0 {
+        if flags & !(TOMBSTONE | PROMISED | PRIOR | LINEAGE | EXPIRES | TRANSFERRED | MARKED) != 0 {
             return Err(RecordError::Flags(flags));
         }
+        let mark = if flags & MARKED == 0 { None } else { Some(parts.take_mark()?) };
         let accepted = Ballot::decode(parts.take::<BALLOT_BYTES>()?).ok_or(wrong)?;
         let prior = if flags & PRIOR == 0 { None } else { Some(*parts.take::<5>()?) };
         let promised = if flags & PROMISED == 0 { None } else { Term::decode(parts.take::<TERM_BYTES>()?) };
@@ -121,7 +137,7 @@ impl Record {
         }
         let (tombstone, expires) = (flags & TOMBSTONE != 0, flags & EXPIRES != 0);
         let transferred = flags & TRANSFERRED != 0;
-        Ok(Self { accepted, promised, prior, tombstone, expires, transferred, count, ids })
+        Ok(Self { accepted, promised, prior, tombstone, expires, transferred, count, ids, mark })
     }
 
     /// Appends the bytes of this record.
@@ -133,7 +149,8 @@ impl Record {
                 | flag(PRIOR, self.prior.is_some())
                 | flag(LINEAGE, self.has_lineage())
                 | flag(EXPIRES, self.expires)
-                | flag(TRANSFERRED, self.transferred),
+                | flag(TRANSFERRED, self.transferred)
+                | flag(MARKED, self.mark.is_some()),
         );
         out.extend_from_slice(&self.accepted.encode());
         out.extend(self.prior.into_iter().flatten());
@@ -142,6 +159,16 @@ impl Record {
             out.extend_from_slice(&self.count.to_be_bytes());
             self.ids.iter().for_each(|id| out.extend_from_slice(&id.to_be_bytes()));
         }
+        if let Some(mark) = &self.mark {
+            out.extend_from_slice(mark);
+            out.extend_from_slice(&u32::try_from(mark.len()).unwrap_or(u32::MAX).to_be_bytes());
+        }
+    }
+
+    /// Whether the first byte of a record says that it is marked.
+    #[inline]
+    pub fn is_marked(record: &[u8]) -> bool {
+        record.first().is_some_and(|flags| flags & MARKED != 0)
     }
 
     fn has_lineage(&self) -> bool {

@@ -14,10 +14,11 @@ fn any_record() -> impl Strategy<Value = Record> {
     let accepted = any::<(u64, u64, u16)>().prop_map(|(hlc, id, seq)| Ballot { hlc, id, seq });
     let promised = proptest::option::of(any::<(u64, u64)>().prop_map(|(hlc, id)| Term { hlc, id }));
     let lineage = (any::<u32>(), proptest::collection::vec(any::<u64>(), 0..=OPERATIONS_MAX));
-    (accepted, promised, any::<Option<[u8; 5]>>(), any::<(bool, bool, bool)>(), lineage).prop_map(
-        |(accepted, promised, prior, (tombstone, expires, transferred), (count, ids))| {
+    let mark = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40).prop_map(Vec::into_boxed_slice));
+    (accepted, promised, any::<Option<[u8; 5]>>(), any::<(bool, bool, bool)>(), lineage, mark).prop_map(
+        |(accepted, promised, prior, (tombstone, expires, transferred), (count, ids), mark)| {
             let count = if ids.is_empty() { 0 } else { count };
-            Record { accepted, promised, prior, tombstone, expires, transferred, count, ids: ids.into() }
+            Record { accepted, promised, prior, tombstone, expires, transferred, count, ids: ids.into(), mark }
         },
     )
 }
@@ -77,7 +78,7 @@ fn other_bytes_are_no_record() {
     }
     assert_eq!(Record::decode(&[0; 20]), Err(RecordError::Length(20)));
     assert_eq!(Record::decode(&[&whole[..], &[1; 192]].concat()), Err(RecordError::Length(whole.len() + 192)));
-    assert_eq!(Record::decode(&[&[64][..], &[0; 18]].concat()), Err(RecordError::Flags(64)));
+    assert_eq!(Record::decode(&[&[128][..], &[0; 18]].concat()), Err(RecordError::Flags(128)));
 }
 
 #[test]

@@ -12,6 +12,8 @@ local accepted = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local blank, f, at = accepted, 0, 20
 if old then
   accepted, f = sub(old, 2, 19), byte(old)
+  -- It is open what becomes of it with others.
+  if f % 128 >= 64 then return {'R', old} end
   -- The milliseconds at once, what follows them byte by byte. Not as strings: their order is the locale's.
   local a, b, c, d, e, g = byte(ballot, 1, 6)
   local h, i, j, k, l, m = byte(old, 2, 7)

@@ -15,6 +15,8 @@ local function succeed(old, ballot, fresh)
   end
   if ahead <= 0 then return end
   local f = byte(old)
+  -- It is open what becomes of it with others.
+  if f % 128 >= 64 then return end
   -- Writers that meet here have to be able to tell from the lineage what became of each; a blind write would end it.
   if fresh and span < fresh and f % 16 >= 8 then return end
   local at = f % 8 >= 4 and 25 or 20

@@ -1,5 +1,5 @@
 -- The first part of `exec` and `multi`: whether this store holds what the work builds on.
--- KEYS  key 1..k, record 1..k, fence
+-- KEYS  key 1..k, record 1..k, fence, and the piece where several keys are written (`piece.lua`, which comes before it)
 -- ARGV  fence, ballot (18 bytes), operation id (8), of the work, grace ms, tombstone ms, k,
 --       one '1' (written) or '0' for each key, base 1..k (18 bytes, zeros for none, '*' for any), the work
 -- Gives {'X', reply, record, payload or '', expiry (Unix ms, as text) or '', ... for each written key},
@@ -14,6 +14,8 @@ local blank = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local verdict
 for n = 1, k do
   local old = found[n]
+  -- It is open what becomes of it with others.
+  if old and byte(old) % 128 >= 64 then verdict = 'R' break end
   if old and byte(written, n) == 49 then
     local newer = false
     for i = 1, 18 do
@@ -37,4 +39,11 @@ if verdict then
   local reply = {verdict}
   for n = 1, k do reply[n + 1] = found[n] or '' end
   return reply
+end
+local piece, before, names_of = KEYS[2 * k + 2], {}, ''
+for n = 1, piece and k or 0 do
+  if byte(written, n) == 49 then
+    before[n] = before_of(KEYS[n])
+    names_of = names_of .. #KEYS[n] .. ':' .. KEYS[n]
+  end
 end

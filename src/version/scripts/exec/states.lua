@@ -1,5 +1,15 @@
 -- The last part of `exec`, `multi` and clients' scripts: the records of what was written, and its state for the other replicas.
 local reply = {'X', result}
+local mark
+if piece and string.find(written, '1', 1, true) then
+  mark = mark_of(piece)
+  local kept = redis.pcall('RPUSH', piece, names_of)
+  -- Only after a command that reads: after a script's first write a store lets the others through.
+  if type(kept) == 'table' and kept.err then
+    local text = string.match(kept.err, '^@%S+ %d+: %-?(.-)%s*$') or string.match(kept.err, '^%-?(.-)%s*$')
+    return {'E', (string.gsub(text, '^%u%l', 'ERR %0'))}
+  end
+end
 for n = 1, k do
   if byte(written, n) == 49 then
     local key, old = KEYS[n], found[n]
@@ -29,7 +39,10 @@ for n = 1, k do
     local span
     if left == -2 then span = ARGV[6] elseif left >= 0 and left < 1e15 then span = left + ARGV[5] end
     local set
-    if span then
+    if mark then
+      redis.call('RPUSH', piece, new, before[n][1], before[n][2])
+      set = redis.pcall('SET', KEYS[k + n], marked(old, mark))
+    elseif span then
       set = redis.pcall('SET', KEYS[k + n], new, 'PX', span)
     else
       set = redis.pcall('SET', KEYS[k + n], new)
