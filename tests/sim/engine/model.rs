@@ -1,10 +1,15 @@
 //! What one copy of each key does, for all verbs that the clients of the engine send.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::history::{End, Operation};
 use crate::linearizable::Model;
 use crate::sequential::{Answer, RedisKey, Value, Verb};
+
+/// Keys that belong together, at most.
+pub(crate) const KEYS_MAX: usize = 3;
+
+/// A key that is not there, among the values of several.
+const NIL: &[u8] = b"(nil)";
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +22,12 @@ pub(crate) enum Ask {
     Persist,
     /// `RENAME`: the key is gone, and its value is the other key's.
     Rename(usize),
-    /// The parts of a `RENAME` whose outcome is unknown: each key may have got its half, at different times, or not. First
-    /// the value is taken as it is,
-    Take(usize),
-    /// then the key may go,
-    Leave(usize),
-    /// and the other key may get the value.
-    Arrive(usize, usize),
+    /// A transaction that appends to each key.
+    AppendEach(Vec<u8>),
+    /// A transaction that reads each key.
+    LookEach,
+    /// `MGET` of all keys.
+    Mget,
 }
 
 impl Ask {
@@ -43,19 +47,28 @@ impl Ask {
             Self::GetDel => "GETDEL",
             Self::SetNx(_) => "SET NX",
             Self::Persist => "PERSIST",
-            Self::Rename(_) | Self::Take(_) | Self::Leave(_) | Self::Arrive(..) => "RENAME",
+            Self::Rename(_) => "RENAME",
+            Self::AppendEach(_) => "MULTI APPEND",
+            Self::LookEach => "MULTI GET",
+            Self::Mget => "MGET",
         }
     }
 
-    /// The words of the request.
-    pub(crate) fn words(&self, key: &[u8], other: &[u8]) -> Vec<Vec<u8>> {
+    /// Whether it is a transaction.
+    pub(crate) fn is_transaction(&self) -> bool {
+        matches!(self, Self::AppendEach(_) | Self::LookEach)
+    }
+
+    /// The words of the request, or of the part of a transaction that is about a key. `all` are the keys.
+    pub(crate) fn words(&self, key: usize, all: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let key = all[key].as_slice();
         let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect();
         match self {
-            Self::Plain(Verb::Get) => words(&[b"GET", key]),
+            Self::Plain(Verb::Get) | Self::LookEach => words(&[b"GET", key]),
             Self::Plain(Verb::Set(value)) => words(&[b"SET", key, value]),
             Self::Plain(Verb::Del) => words(&[b"DEL", key]),
             Self::Plain(Verb::Incr) => words(&[b"INCR", key]),
-            Self::Plain(Verb::Append(tail)) => words(&[b"APPEND", key, tail]),
+            Self::Plain(Verb::Append(tail)) | Self::AppendEach(tail) => words(&[b"APPEND", key, tail]),
             Self::Plain(Verb::RPush(item)) => words(&[b"RPUSH", key, item]),
             Self::Plain(Verb::LRange) => words(&[b"LRANGE", key, b"0", b"-1"]),
             Self::Plain(Verb::SAdd(member)) => words(&[b"SADD", key, member]),
@@ -64,8 +77,8 @@ impl Ask {
             Self::GetDel => words(&[b"GETDEL", key]),
             Self::Persist => words(&[b"PERSIST", key]),
             Self::SetNx(value) => words(&[b"SET", key, value, b"NX"]),
-            Self::Rename(_) => words(&[b"RENAME", key, other]),
-            Self::Take(_) | Self::Leave(_) | Self::Arrive(..) => panic!("nobody asks for half a move"),
+            Self::Rename(other) => words(&[b"RENAME", key, &all[*other]]),
+            Self::Mget => std::iter::once(b"MGET".to_vec()).chain(all.iter().cloned()).collect(),
         }
     }
 }
@@ -90,8 +103,9 @@ impl Model for OneKey {
             (Ask::SetNx(value), Value::None) => (Value::Text(value.clone()), Answer::Ok),
             (Ask::SetNx(_), _) => (state.clone(), Answer::Nil),
             (Ask::Persist, _) => (state.clone(), Answer::Number(0)),
-            (Ask::GetDel | Ask::Rename(_) | Ask::Take(_) | Ask::Leave(_) | Ask::Arrive(..), _) => {
-                (state.clone(), Answer::Refused)
+            (Ask::GetDel, _) => (state.clone(), Answer::Refused),
+            (Ask::Rename(_) | Ask::AppendEach(_) | Ask::LookEach | Ask::Mget, _) => {
+                panic!("it is about several keys")
             }
         };
         if result.is_none_or(|seen| *seen == answer) { vec![next] } else { Vec::new() }
@@ -101,12 +115,9 @@ impl Model for OneKey {
 /// All keys together, where some verbs have two.
 pub(crate) struct AllKeys;
 
-/// What all keys hold, and what moves that may be half done have taken.
+/// What all keys hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(crate) struct World {
-    keys: [Value; 2],
-    taken: BTreeMap<usize, Value>,
-}
+pub(crate) struct World(Vec<Value>);
 
 impl Model for AllKeys {
     type State = World;
@@ -115,52 +126,46 @@ impl Model for AllKeys {
     type Result = Answer;
 
     fn start() -> World {
-        World::default()
+        World(vec![Value::None; KEYS_MAX])
     }
 
     fn step(state: &World, (key, ask): &(usize, Ask), result: Option<&Answer>) -> Vec<World> {
         let with = |value: Value| {
             let mut next = state.clone();
-            next.keys[*key] = value;
+            next.0[*key] = value;
             next
         };
-        let (next, answer) = match (ask, &state.keys[*key]) {
+        let count = |answer: &Answer| if let Answer::Items(items) = answer { items.len() } else { 0 };
+        let (next, answer) = match (ask, &state.0[*key]) {
             (Ask::Rename(_), Value::None) => (state.clone(), Answer::Refused),
             (Ask::Rename(other), value) => {
                 let mut next = with(Value::None);
-                next.keys[*other] = value.clone();
+                next.0[*other] = value.clone();
                 (next, Answer::Ok)
             }
-            (Ask::Take(_), Value::None) => return Vec::new(),
-            (Ask::Take(of), value) => {
+            (Ask::AppendEach(tail), _) => {
                 let mut next = state.clone();
-                next.taken.insert(*of, value.clone());
-                return vec![next];
+                let mut lengths = Vec::new();
+                for value in &mut next.0 {
+                    let mut text = if let Value::Text(text) = value { text.clone() } else { Vec::new() };
+                    text.extend_from_slice(tail);
+                    lengths.push(text.len().to_string().into_bytes());
+                    *value = Value::Text(text);
+                }
+                // Keys that the run does not have may hold anything.
+                lengths.truncate(result.map_or(0, count));
+                (next, Answer::Items(lengths))
             }
-            (Ask::Leave(of), _) if state.taken.contains_key(of) => return vec![with(Value::None)],
-            (Ask::Arrive(of, other), _) => {
-                let Some(value) = state.taken.get(of) else { return Vec::new() };
-                let mut next = state.clone();
-                next.keys[*other] = value.clone();
-                return vec![next];
+            (Ask::LookEach | Ask::Mget, _) => {
+                let shown = |value: &Value| if let Value::Text(text) = value { text.clone() } else { NIL.to_vec() };
+                let mut items: Vec<Vec<u8>> = state.0.iter().map(shown).collect();
+                items.truncate(result.map_or(0, count));
+                (state.clone(), Answer::Items(items))
             }
-            (Ask::Leave(_), _) => return Vec::new(),
             (_, value) => return OneKey::step(value, ask, result).into_iter().map(with).collect(),
         };
         if result.is_none_or(|seen| *seen == answer) { vec![next] } else { Vec::new() }
     }
-}
-
-/// Moves of unknown outcome in their parts: what is promised is promised of each key.
-pub(crate) fn in_parts(operations: &[Operation<(usize, Ask), Answer>]) -> Vec<Operation<(usize, Ask), Answer>> {
-    let parts = |(nth, operation): (usize, &Operation<(usize, Ask), Answer>)| match (&operation.op, &operation.end) {
-        ((key, Ask::Rename(other)), End::Unknown) => {
-            let part = |ask| Operation { op: (*key, ask), ..operation.clone() };
-            vec![part(Ask::Take(nth)), part(Ask::Leave(nth)), part(Ask::Arrive(nth, *other))]
-        }
-        _ => vec![operation.clone()],
-    };
-    operations.iter().enumerate().flat_map(parts).collect()
 }
 
 /// Reads a reply in RESP2; none of an error that is not of the model.
@@ -180,6 +185,11 @@ pub(crate) fn answer(reply: &[u8], ask: &Ask) -> Option<Answer> {
             while at < reply.len() {
                 let (len, skip) = line(&reply[at..])?;
                 let from = at + skip;
+                if reply[at] == b':' || len == "-1" {
+                    items.push(if reply[at] == b':' { len.into_bytes() } else { NIL.to_vec() });
+                    at = from;
+                    continue;
+                }
                 let to = from + len.parse::<usize>().ok()?;
                 items.push(reply[from..to].to_vec());
                 at = to + 2;

@@ -10,7 +10,7 @@ use quoit::replication::Settings;
 use crate::network::{Faults, Transport};
 use crate::sequential::Verb;
 
-use super::model::Ask;
+use super::model::{Ask, KEYS_MAX};
 
 /// One run.
 #[derive(Debug)]
@@ -44,6 +44,15 @@ pub(crate) enum Flavour {
     Popping,
     Mixed,
     Renames,
+    /// Commands over all keys, among others.
+    Together,
+}
+
+impl Flavour {
+    /// Whether some commands are about several keys, so that all keys are judged as one.
+    pub(crate) fn is_joint(self) -> bool {
+        matches!(self, Self::Renames | Self::Together)
+    }
 }
 
 impl Plan {
@@ -52,19 +61,7 @@ impl Plan {
         let (stores, replicas) = *pick(&mut random, &[(3, 3), (3, 3), (3, 3), (5, 5), (5, 3), (2, 2)]);
         let has_wipe = replicas > 2 && random.u32(..3) == 0;
         let wipes = if has_wipe { random.u32(..=4) } else { 0 };
-        let flavours = [
-            Flavour::Registers,
-            Flavour::Counters,
-            Flavour::Lists,
-            Flavour::Popping,
-            Flavour::Mixed,
-            Flavour::Mixed,
-            Flavour::Renames,
-        ];
-        let flavour = match *pick(&mut random, &flavours) {
-            Flavour::Renames if stores != usize::from(replicas) => Flavour::Mixed,
-            flavour => flavour,
-        };
+        let (flavour, stores, replicas) = drawn(&mut random, stores, replicas);
         let horizon_us = if has_wipe { 800_000 } else { 150_000 };
         let faults = Faults {
             transport: Transport::Connections,
@@ -88,8 +85,14 @@ impl Plan {
             stores,
             proxies,
             clients,
-            asks: if has_wipe && flavour != Flavour::Renames { 90 } else { 60 } / clients,
-            keys: if flavour == Flavour::Renames { 2 } else { random.usize(1..=if has_wipe { 6 } else { 2 }) },
+            asks: if has_wipe && !flavour.is_joint() { 90 } else { 60 } / clients,
+            keys: if flavour == Flavour::Renames {
+                2
+            } else if flavour == Flavour::Together {
+                random.usize(2..=KEYS_MAX)
+            } else {
+                random.usize(1..=if has_wipe { 6 } else { 2 })
+            },
             pause_us: if has_wipe {
                 *pick(&mut random, &[20_000, 50_000, 100_000])
             } else {
@@ -140,6 +143,17 @@ impl Plan {
             Flavour::Renames => {
                 vec![get, set.clone(), set, Ask::Rename(1 - key), Ask::Plain(Verb::Append(word)), Ask::GetDel]
             }
+            Flavour::Together => vec![
+                get,
+                set.clone(),
+                Ask::Mget,
+                Ask::LookEach,
+                Ask::AppendEach(word.clone()),
+                Ask::AppendEach(word.clone()),
+                Ask::Plain(Verb::Append(word)),
+                Ask::Rename((key + 1) % self.keys),
+                Ask::GetDel,
+            ],
             Flavour::Mixed => vec![
                 get.clone(),
                 get,
@@ -160,6 +174,32 @@ impl Plan {
         };
         pick(random, &asks).clone()
     }
+}
+
+/// What clients ask for, and how many stores there are for that.
+fn drawn(random: &mut Rng, stores: usize, replicas: u8) -> (Flavour, usize, u8) {
+    let flavours = [
+        Flavour::Registers,
+        Flavour::Counters,
+        Flavour::Lists,
+        Flavour::Popping,
+        Flavour::Mixed,
+        Flavour::Mixed,
+        Flavour::Renames,
+        Flavour::Together,
+    ];
+    let flavour = *pick(random, &flavours);
+    let is_full = stores == usize::from(replicas);
+    // `QUOIT_SIM_JOINT=1`: commands over several keys in every run.
+    if std::env::var_os("QUOIT_SIM_JOINT").is_some() {
+        let flavour = match flavour {
+            joint if joint.is_joint() => joint,
+            _ => *pick(random, &[Flavour::Renames, Flavour::Together]),
+        };
+        return if is_full { (flavour, stores, replicas) } else { (flavour, 3, 3) };
+    }
+    // The keys need not be together otherwise.
+    (if flavour.is_joint() && !is_full { Flavour::Mixed } else { flavour }, stores, replicas)
 }
 
 fn pick<'a, T>(random: &mut Rng, all: &'a [T]) -> &'a T {

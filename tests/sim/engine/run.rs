@@ -7,7 +7,7 @@ use quoit::backend::{Flow, Piece, ReplySink, Tag};
 use quoit::command::{self, Args, KeyIndexes};
 use quoit::protocol::resp::{Limits, RequestScan, Scanned, Version, write_request};
 use quoit::quorum::Level;
-use quoit::replication::{Engine, Group, Member, Request, Taken};
+use quoit::replication::{Engine, Group, Member, Request, Taken, Transaction};
 use quoit::version::{FENCE_KEY, FenceState, Mark, Record, write_record_key};
 
 use crate::history::{Call, End, History, Operation};
@@ -16,9 +16,9 @@ use crate::network::{Memory, Network};
 use crate::sequential::{Answer, Verb};
 use crate::store_node::StoreNode;
 
-use super::model::{AllKeys, Ask, OneKey, answer, in_parts};
+use super::model::{AllKeys, Ask, OneKey, answer};
 use super::outcome::{Outcome, level_name};
-use super::plan::{Flavour, Plan};
+use super::plan::Plan;
 use super::wire::Server;
 use super::world::{Node, Tasks, Told, Wires, World};
 
@@ -93,6 +93,15 @@ pub(crate) struct Run {
     wipe_at_us: u64,
     began: bool,
     traced: bool,
+}
+
+/// A request as it comes, and where its words are.
+fn scan(words: &[Vec<u8>]) -> (Vec<u8>, RequestScan) {
+    let mut frame = Vec::new();
+    write_request(&mut frame, words.iter().map(Vec::as_slice));
+    let mut scan = RequestScan::default();
+    let Ok(Scanned::Request { .. }) = scan.scan(&frame, &Limits::REDIS) else { panic!("a request of ours") };
+    (frame, scan)
 }
 
 fn key_name(key: usize) -> Vec<u8> {
@@ -364,27 +373,40 @@ impl Run {
         self.outcome.operations += 1;
         *self.outcome.verbs.entry(ask.name()).or_default() += 1;
         *self.outcome.levels.entry(level_name(self.level)).or_default() += 1;
-        let other = match ask {
-            Ask::Rename(other) => key_name(*other),
-            _ => Vec::new(),
-        };
-        let words = ask.words(&key_name(key), &other);
         self.clients[at].current = Some((self.serial, call));
         self.clients[at].asked = Some(ask.clone());
         let serial = self.serial;
         self.world.network(|network| network.note(|| format!("p{proxy_id} c{at} op{serial} asks {key} {ask:?}")));
-        let mut frame = Vec::new();
-        write_request(&mut frame, words.iter().map(Vec::as_slice));
-        let mut scan = RequestScan::default();
-        let Ok(Scanned::Request { .. }) = scan.scan(&frame, &Limits::REDIS) else { panic!("a request of ours") };
+        let Some(proxy) = &self.proxies[proxy_id] else { panic!("a client of a proxy that is not there") };
+        let all: Vec<Vec<u8>> = (0..self.plan.keys).map(key_name).collect();
+        let ear: Rc<dyn ReplySink> = Rc::new(Ear { client: at, serial, heard: Rc::clone(&self.heard) });
+        let members = proxy.group.replicas_of(&all[key]).expect("all keys have replicas");
+        if ask.is_transaction() {
+            let scanned: Vec<_> = (0..all.len()).map(|key| scan(&ask.words(key, &all))).collect();
+            let args: Vec<Args<'_>> = scanned.iter().map(|(frame, scan)| Args::new(frame, scan.bounds())).collect();
+            let row = |args: &Args<'_>| command::resolve(args).expect("a verb that is served");
+            let commands: Vec<_> = args.into_iter().map(|args| (row(&args), args)).collect();
+            let texts = vec![None; commands.len()];
+            let transaction = Transaction {
+                group: &proxy.group,
+                members,
+                commands: &commands,
+                texts: &texts,
+                watched: &[],
+                version: Version::Resp2,
+                level: self.level,
+            };
+            proxy.engine.transact(&transaction, &ear, Tag::default());
+            return;
+        }
+        let (frame, scan) = scan(&ask.words(key, &all));
         let args = Args::new(&frame, scan.bounds());
         let row = command::resolve(&args).expect("a verb that is served");
         let mut keys = KeyIndexes::new();
         command::keys(row, &args, &mut keys).expect("it has keys");
-        let Some(proxy) = &self.proxies[proxy_id] else { panic!("a client of a proxy that is not there") };
         let request = Request {
             group: &proxy.group,
-            members: proxy.group.replicas_of(&key_name(key)).expect("all keys have replicas"),
+            members,
             frame: &frame,
             args,
             keys: &keys,
@@ -392,7 +414,6 @@ impl Run {
             version: Version::Resp2,
             level: self.level,
         };
-        let ear: Rc<dyn ReplySink> = Rc::new(Ear { client: at, serial, heard: Rc::clone(&self.heard) });
         let mut out = Vec::new();
         if proxy.engine.serve(&request, &ear, Tag::default(), &mut out) == Taken::Answered {
             self.heard.borrow_mut().push((at, serial, Some(out)));
@@ -545,8 +566,8 @@ impl Run {
     }
 
     fn judge(&mut self) {
-        if self.plan.flavour == Flavour::Renames {
-            return self.take_verdict(check::<AllKeys>(&in_parts(self.history.operations())), "all keys");
+        if self.plan.flavour.is_joint() {
+            return self.take_verdict(check::<AllKeys>(self.history.operations()), "all keys");
         }
         for key in 0..self.plan.keys {
             let operations: Vec<Operation<Ask, Answer>> =
