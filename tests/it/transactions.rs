@@ -290,21 +290,27 @@ fn transactions_with_three_copies_are_seen_whole() {
     }
 }
 
-/// Clients that move sums between two keys, and look at both.
+/// Clients that move sums between two keys, and look at both. Each move leaves its name in two lists, too.
 fn check_transfers(cluster: &Cluster, keys: &[String; 2]) {
     let [a, b] = keys;
     cluster.client(0).line(&format!("MSET {a} 500 {b} 500"));
-    let tasks: Vec<_> = (0..4)
+    let lists = keys.clone().map(|key| format!("{key}:moves"));
+    let tasks: Vec<_> = (0..8)
         .map(|number| {
             let mut client = cluster.client(number % 2);
-            let [a, b] = keys.clone();
+            let ([a, b], lists) = (keys.clone(), lists.clone());
             std::thread::spawn(move || {
-                let (mut unknown, mut broken) = (0, Vec::new());
+                let (mut unknown, mut answered, mut broken) = (0, Vec::new(), Vec::new());
                 for turn in 0..40 {
+                    let name = format!("{number}-{turn}");
+                    let moves = (turn + number) % 2 == 0;
                     client.line("MULTI");
-                    if (turn + number) % 2 == 0 {
+                    if moves {
                         client.line(&format!("DECRBY {a} 7"));
                         client.line(&format!("INCRBY {b} 7"));
+                        for list in &lists {
+                            client.line(&format!("RPUSH {list} {name}"));
+                        }
                     }
                     client.line(&format!("GET {a}"));
                     client.line(&format!("GET {b}"));
@@ -315,25 +321,41 @@ fn check_transfers(cluster: &Cluster, keys: &[String; 2]) {
                     if is_unknown(&reply) || is_refused(&reply) {
                         continue;
                     }
+                    if moves {
+                        answered.push(name);
+                    }
                     let (_, both) = reply.items().split_at(reply.items().len() - 2);
                     let sum: i64 = both.iter().map(|item| item.text().parse::<i64>().unwrap_or(0)).sum();
                     if sum != 1_000 {
                         broken.push(format!("{reply:?}"));
                     }
                 }
-                (unknown, broken)
+                (unknown, answered, broken)
             })
         })
         .collect();
-    let ends: Vec<(u32, Vec<String>)> =
-        tasks.into_iter().map(|task| task.join().expect("a client ends well")).collect();
-    let unknown: u32 = ends.iter().map(|(unknown, _)| unknown).sum();
-    let broken: Vec<String> = ends.into_iter().flat_map(|(_, broken)| broken).collect();
-    assert!(broken.is_empty() || unknown > 0, "{broken:?}");
-    if unknown > 0 {
-        eprintln!("{unknown} unknown, {} sums broken", broken.len());
+    let (mut unknown, mut answered, mut broken) = (0, Vec::new(), Vec::new());
+    for task in tasks {
+        let (more, names, wrong) = task.join().expect("a client ends well");
+        unknown += more;
+        answered.extend(names);
+        broken.extend(wrong);
     }
+    assert!(broken.is_empty(), "{unknown} unknown: {broken:?}");
     cluster.converges("after the transfers");
+    let mut client = cluster.client(0);
+    let moves = lists.map(|list| {
+        let items = client.line(&format!("LRANGE {list} 0 -1"));
+        items.items().iter().map(Value::text).collect::<Vec<String>>()
+    });
+    assert_eq!(moves[0], moves[1], "each is there on both keys or on none, {unknown} unknown");
+    let once: BTreeSet<&String> = moves[0].iter().collect();
+    assert_eq!(once.len(), moves[0].len(), "each is there once");
+    assert!(answered.iter().all(|name| once.contains(name)), "what was answered is there");
+    let sum: i64 = 7 * i64::try_from(moves[0].len()).expect("few");
+    let sums = keys.clone().map(|key| client.line(&format!("GET {key}")).text().parse::<i64>().expect("a number"));
+    assert_eq!(sums.iter().sum::<i64>(), 1_000, "{unknown} unknown");
+    assert_eq!(sums, [500 - sum, 500 + sum], "{sums:?} after {sum}, {unknown} unknown");
 }
 
 /// A watched key whose time is up counts as changed.
