@@ -3,6 +3,7 @@
 //! `QUOIT_SIM_RUNS=100000 cargo test --release --test sim engine -- --nocapture` looks at so many runs, on
 //! `QUOIT_SIM_THREADS` threads (as many as there are processors), from `QUOIT_SIM_FIRST` on;
 //! `QUOIT_SIM_SEED=engine:1234` repeats one and prints all that happened in it.
+//! `QUOIT_SIM_JOINT=1` has commands over several keys in every run, whose keys are then judged as one.
 //!
 //! # Does it find faults?
 //!
