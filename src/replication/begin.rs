@@ -47,12 +47,12 @@ impl<B: Backend> Engine<B> {
                 Some(words) => (words.bytes.as_slice(), words.count),
                 None => (words_in(request.frame), request.args.len()),
             };
-            let plan = Plan { kind: Kind::Update { words: count }, load, ballot, base };
+            let plan = Plan { kind: Kind::Update { words: count }, load, ballot, base, overwrites: true };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }
         let base = Owned { ballot: Ballot::default(), count: 0, last: OpId(0), generation, since: now };
-        let plan = Plan { kind, load, ballot: self.next_ballot(), base };
+        let plan = Plan { kind, load, ballot: self.next_ballot(), base, overwrites: true };
         let Entrance::Blind { others } = entrance else {
             let write = self.take_write();
             write.fill(request, key, &plan, sink, tag);
@@ -84,7 +84,7 @@ impl<B: Backend> Engine<B> {
                 // As they came: this path allocates nothing.
                 None => (words_in(request.frame), request.args.len()),
             };
-            let plan = Plan { kind: Kind::Update { words: count }, load, ballot, base };
+            let plan = Plan { kind: Kind::Update { words: count }, load, ballot, base, overwrites: false };
             self.start_write(request, key, lane, &plan, sink, tag);
             return Taken::Sent;
         }

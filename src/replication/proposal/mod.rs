@@ -109,6 +109,8 @@ pub(super) struct Proposal<B: Backend> {
     pub(super) blocks: Cell<bool>,
     /// What a replica that ran it has answered.
     pub(super) reply: Option<Vec<u8>>,
+    /// It says `OK` to whatever was there.
+    pub(super) overwrites: bool,
     pub(super) shape: Shape,
     pub(super) asker: Option<Asker>,
     /// What went wrong last, for people.
@@ -208,6 +210,7 @@ impl<B: Backend> Proposal<B> {
             crowded: false,
             blocks: Cell::new(false),
             reply: None,
+            overwrites: false,
             shape: Shape::default(),
             asker: None,
             trouble: RefCell::default(),
@@ -640,6 +643,8 @@ impl<B: Backend> Proposal<B> {
         if maybe {
             let reply = self.reply.take();
             let (base_count, without) = base;
+            // Nothing at all was there when the term began.
+            let floor = (self.overwrites && without.iter().all(SmallVec::is_empty)).then(Ballot::default);
             self.tries.push(Try {
                 ballot,
                 base_count,
@@ -649,7 +654,7 @@ impl<B: Backend> Proposal<B> {
                 reply,
                 late: None,
                 trusted: None,
-                floor: None,
+                floor,
             });
         }
     }

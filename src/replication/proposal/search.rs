@@ -34,7 +34,7 @@ pub(in crate::replication) struct Try {
     pub(in crate::replication) late: Option<Rc<RefCell<Late>>>,
     /// The member whose reply that is.
     pub(in crate::replication) trusted: Option<usize>,
-    /// Of a blind write: no newer ballot was chosen before it began.
+    /// Of a write that says `OK` to whatever was there: no newer ballot was chosen before it began.
     pub(in crate::replication) floor: Option<Ballot>,
 }
 
@@ -197,11 +197,11 @@ impl<B: Backend> Proposal<B> {
             // In some of several keys and not in others: half of it may stay undone.
             clear &= !written().any(|at| contains(at, tried));
             for at in written() {
-                // The newest state and one without the try have an operation in common, and all that came after that is
-                // known by its id: what is not among it was not chosen.
+                // The newest state and one without the try have an operation in common, or began with a missing key, and
+                // all that came after that is known by its id: what is not among it was not chosen.
                 let newest = records(at).map(|(_, record)| record).max_by_key(|record| record.accepted);
                 let mut ids = without.get(at).into_iter().flatten();
-                if newest.is_some_and(|newest| ids.any(|id| newest.contains(OpId(*id)))) {
+                if newest.is_some_and(|newest| newest.is_whole() || ids.any(|id| newest.contains(OpId(*id)))) {
                     continue;
                 }
                 let without = |(member, record): &(usize, &Record)| {
@@ -218,9 +218,15 @@ impl<B: Backend> Proposal<B> {
         // Whether or not it was applied: a blind write came after it began and left nothing of it. It is as if it had come
         // directly before that one.
         let newest = records(0).map(|(_, record)| record).max_by_key(|record| record.accepted);
-        let floor = self.tries.first().and_then(|tried| tried.floor);
-        let is_overwritten =
-            newest.is_some_and(|newest| newest.is_blind() && floor.is_some_and(|floor| newest.accepted > floor));
+        let is_overwritten = newest.is_some_and(|newest| {
+            let is_after = |floor: Ballot| {
+                // Later ballots for the same state hide that of the blind write. It came later than nothing at all, unless
+                // it is a value from before quoit.
+                let is_first = floor.is_zero() && self.group.is_pure();
+                newest.accepted > floor && (newest.is_blind() || is_first)
+            };
+            newest.begins_blind() && self.tries.iter().filter_map(|tried| tried.floor).any(is_after)
+        });
         match (clear, is_overwritten) {
             (true, _) => Search::Free,
             (false, true) => Search::Overwritten,

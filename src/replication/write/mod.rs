@@ -84,6 +84,8 @@ pub(super) struct Inner<B: Backend> {
     split: bool,
     /// Whether the key was there before, as the first replica that took it said.
     existed: bool,
+    /// It says `OK` to whatever was there.
+    overwrites: bool,
     version: Version,
     votes: [Vote; 8],
     needed: usize,
@@ -225,6 +227,8 @@ pub(super) struct Plan<'p> {
     pub(super) load: &'p [u8],
     pub(super) ballot: Ballot,
     pub(super) base: Owned,
+    /// It says `OK` to whatever was there.
+    pub(super) overwrites: bool,
 }
 
 impl<B: Backend> Engine<B> {
@@ -328,6 +332,7 @@ impl<B: Backend> Engine<B> {
             inner.bytes.extend_from_slice(&words.bytes);
             (inner.key_len, inner.record_len) = (key.name.len(), key.record.len());
             inner.kind = Kind::Update { words: words.count };
+            inner.overwrites = proposal.overwrites;
             inner.version = proposal.version;
             inner.needed = proposal.needed;
             inner.shape = proposal.shape;
@@ -421,6 +426,7 @@ impl<B: Backend> Engine<B> {
                 accepted: 0,
                 reply: Vec::new(),
                 existed: false,
+                overwrites: false,
                 split: false,
                 trusted: 0,
                 error: None,
@@ -492,6 +498,7 @@ impl<B: Backend> Inner<B> {
                 Duration::ZERO
             },
             tries: tried.into_iter().collect(),
+            overwrites: self.overwrites,
             shape: self.shape,
             asker: self.asker.clone(),
             ..Proposal::new(engine, group, &self.members, keys, Work::Update(self.words()))
@@ -517,6 +524,7 @@ impl<B: Backend> Write<B> {
         inner.record_len = inner.bytes.len() - key.len();
         inner.bytes.extend_from_slice(plan.load);
         inner.kind = plan.kind;
+        inner.overwrites = plan.overwrites;
         inner.ballot = plan.ballot;
         inner.base = plan.base;
         inner.version = request.version;

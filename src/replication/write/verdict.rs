@@ -113,11 +113,12 @@ impl<B: Backend> Inner<B> {
         Verdict::Propose
     }
 
-    /// The newest that a majority held after a blind write began: whatever is newer was not chosen before.
+    /// The newest that a majority held after a write began that does not look at what was there: whatever is newer was not
+    /// chosen before.
     fn floor(&self) -> Option<Ballot> {
         let majority = usize::from(self.group.as_ref()?.quorums().majority());
         let newest = self.shown.iter().map(|record| record.accepted).max().unwrap_or_default();
-        (self.is_blind() && self.accepted + self.shown.len() >= majority).then(|| newest.max(self.ballot))
+        (self.overwrites && self.accepted + self.shown.len() >= majority).then(|| newest.max(self.ballot))
     }
 
     /// What a proposal has to know of it; none if no replica took it.

@@ -185,6 +185,21 @@ impl Record {
         self.ids.iter().any(|id| OpId(*id).includes(op)) || self.is_blind() && self.accepted.op_id() == op
     }
 
+    /// Whether all that was done to the key since it was missing is among the ids: what is not was not chosen.
+    pub fn is_whole(&self) -> bool {
+        let ids = self.ids.len();
+        self.has_lineage() && ids < OPERATIONS_MAX && u32::try_from(ids) == Ok(self.count)
+    }
+
+    /// Whether a client's blind write made the state, or the first that is remembered of what led to it.
+    pub fn begins_blind(&self) -> bool {
+        if self.has_lineage() {
+            return u32::try_from(self.ids.len()) == Ok(self.count.saturating_add(1));
+        }
+        // A value from before quoit, which has no lineage either, is not the first of its term.
+        self.is_blind() && self.accepted.seq == 0
+    }
+
     /// The record of this state under a new ballot, without a command.
     #[must_use]
     pub fn renewed(&self, ballot: Ballot) -> Self {
