@@ -119,6 +119,32 @@ fn what_follows_a_record() {
     assert_eq!(long.renewed(ballot(100, 1, 1)).ids, long.ids);
 }
 
+/// Ids of the first terms that `followed_by` gives to a state, with what these say of it.
+#[track_caller]
+fn check_beginning(start: &Record, is_whole: bool, begins_blind: bool) {
+    let mut state = start.clone();
+    for number in 1..2 * OPERATIONS_MAX {
+        state = state.followed_by(ballot(200 + number as u64, 7, number as u64).next_in_term().unwrap());
+        let remembers = state.ids.len() < OPERATIONS_MAX;
+        assert_eq!(state.is_whole(), is_whole && remembers, "{state:?}");
+        assert_eq!(state.begins_blind(), begins_blind && number < OPERATIONS_MAX, "{state:?}");
+    }
+}
+
+#[test]
+fn what_a_record_says_of_its_beginning() {
+    let missing = Record::default();
+    assert!(!missing.is_whole() && !missing.begins_blind());
+    check_beginning(&missing, true, false);
+    let blind = Record { accepted: ballot(10, 1, 7), ..Record::default() };
+    assert!(!blind.is_whole() && blind.begins_blind());
+    check_beginning(&blind, false, true);
+    let renewed = blind.renewed(ballot(20, 2, 1).next_in_term().unwrap());
+    assert!(!renewed.is_whole() && renewed.begins_blind());
+    let adopted = Record { accepted: ballot(10, 1, 7).next_in_term().unwrap(), ..Record::default() };
+    assert!(!adopted.is_whole() && !adopted.begins_blind());
+}
+
 fn blind() -> Ballot {
     ballot(100, 1, 1)
 }
