@@ -167,6 +167,15 @@ fn check(wanted: &Tracking, opts_in: bool, opts_out: bool, current: Option<&Trac
 }
 
 impl Tracking {
+    /// What it is told at once of these keys: of each one, or, where it is told of prefixes, of all that begin with one.
+    pub fn messages<'k>(&self, keys: &[&'k [u8]]) -> Vec<Vec<&'k [u8]>> {
+        if !self.broadcast {
+            return keys.iter().map(|key| vec![*key]).collect();
+        }
+        let under = |prefix: &Vec<u8>| keys.iter().copied().filter(|key| key.starts_with(prefix)).collect();
+        self.prefixes.iter().map(under).filter(|keys: &Vec<_>| !keys.is_empty()).collect()
+    }
+
     /// What a client that tracks already asks for anew: prefixes add up, all else is replaced.
     pub fn replaced_by(&mut self, wanted: Self) {
         let mut prefixes = std::mem::take(&mut self.prefixes);

@@ -124,10 +124,11 @@ impl Link {
         !self.state.borrow().tells(|cover| cover.has(key)) && self.node.is_available()
     }
 
-    /// Asks the node for an answer that comes after all that it has told of the key by now. Whether it is asked.
-    pub(super) fn echo(&self, key: &[u8], sink: &Rc<dyn ReplySink>) -> bool {
+    /// Asks the node for an answer that comes after all that it has told of the key, or of any, by now. Whether it is asked.
+    pub(super) fn echo(&self, key: Option<&[u8]>, sink: &Rc<dyn ReplySink>) -> bool {
         let state = self.state.borrow();
-        let line = state.lines.iter().find(|line| line.phase == Phase::Tells && line.cover.has(key));
+        let tells = |line: &&Line| line.phase == Phase::Tells && key.is_none_or(|key| line.cover.has(key));
+        let line = state.lines.iter().find(tells);
         line.is_some_and(|line| line.exclusive.send(b"*1\r\n$4\r\nPING\r\n", sink, Tag::default()).is_ok())
     }
 

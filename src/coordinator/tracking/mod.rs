@@ -224,6 +224,11 @@ impl Tracking {
         wish: Wish,
         tracker: Rc<dyn Tracker>,
     ) -> Result<(), Vec<u8>> {
+        if wish != Wish::Read {
+            // What changed before is no news to it, though it may not be heard yet.
+            let links = self.state.borrow().links.clone();
+            self.hear_all(&links, None).await;
+        }
         let (answer, settled) = oneshot::channel();
         let links = {
             let mut state = self.state.borrow_mut();
@@ -311,7 +316,7 @@ impl Tracking {
                 None => (listener.pool, key.into()),
                 Some(route) => (route.pool, route.rewritten(key)),
             };
-            let doubtful = with != Use::Write && state.misses(pool, &key);
+            let doubtful = !with.is_write() && state.misses(pool, &key);
             let due = state.table.begin(id, pool, &key, with, doubtful);
             // More than one at a time, for a long key may have come for many short ones.
             for _ in 0..16 {
@@ -336,15 +341,17 @@ impl Tracking {
 
     /// Waits until all is heard that the nodes of a key have said of it by now, or a node has failed.
     pub async fn all_heard(&self, due: &Due) {
-        let echoes = {
-            let state = self.state.borrow();
-            let echoes = state.links_of(due.pool(), due.key()).filter_map(|link| {
-                let echo = Exchange::new(std::ptr::from_ref(self).addr());
-                link.echo(due.key(), &echo.sink()).then_some(echo)
-            });
-            echoes.collect::<Vec<_>>()
-        };
-        for echo in echoes {
+        let links: Vec<Rc<Link>> = self.state.borrow().links_of(due.pool(), due.key()).map(Rc::clone).collect();
+        self.hear_all(&links, Some(due.key())).await;
+    }
+
+    /// The same for these nodes, and for all keys if there is none.
+    async fn hear_all(&self, links: &[Rc<Link>], key: Option<&[u8]>) {
+        let echoes = links.iter().filter_map(|link| {
+            let echo = Exchange::new(std::ptr::from_ref(self).addr());
+            link.echo(key, &echo.sink()).then_some(echo)
+        });
+        for echo in echoes.collect::<Vec<_>>() {
             echo.answer().await.ok();
         }
     }

@@ -24,6 +24,15 @@ pub enum Use {
     ReadUnderPrefix,
     /// May change it.
     Write,
+    /// May change it; it is told of all changes of its prefixes, read or not.
+    WriteUnderPrefix,
+}
+
+impl Use {
+    /// Whether it may change the key.
+    pub(super) fn is_write(self) -> bool {
+        matches!(self, Self::Write | Self::WriteUnderPrefix)
+    }
 }
 
 /// What a client does with a key now, until `Table::end`.
@@ -137,7 +146,7 @@ impl Table {
                         holder.reads += 1;
                         holder.doubtful |= doubtful;
                     }
-                    Use::Write => holder.writes += 1,
+                    Use::Write | Use::WriteUnderPrefix => holder.writes += 1,
                 }
             }
         }
@@ -148,7 +157,7 @@ impl Table {
     pub(super) fn end(&mut self, id: u64, due: &Due, written: Written) -> Afterwards {
         if due.epoch != self.epoch {
             return match (due.with, written) {
-                (Use::Write, _) => Afterwards::Nothing, // Everything was told to be invalid.
+                (Use::Write | Use::WriteUnderPrefix, _) => Afterwards::Nothing, // Everything was told to be invalid.
                 (Use::Read | Use::ReadUnderPrefix, _) => Afterwards::Changed,
             };
         }
@@ -164,11 +173,14 @@ impl Table {
                 holder.doubtful &= holder.reads > 0;
                 tell
             }
-            Use::Write => {
+            Use::Write | Use::WriteUnderPrefix => {
                 holder.writes = holder.writes.saturating_sub(1);
                 match written {
                     Written::LastDecides if holder.writes > 0 => false,
-                    Written::Told | Written::LastDecides => std::mem::take(&mut holder.changed),
+                    Written::Told | Written::LastDecides => {
+                        let is_told = holder.holds || due.with == Use::WriteUnderPrefix;
+                        std::mem::take(&mut holder.changed) && is_told
+                    }
                     Written::Silently => {
                         // As with one server: who wrote has to read before it hears of the next write.
                         holder.holds = false;
@@ -346,13 +358,24 @@ mod tests {
     }
 
     #[test]
+    fn who_writes_what_it_has_not_read_is_not_told() {
+        let mut table = Table::default();
+        for (with, want) in [(Use::Write, Afterwards::Nothing), (Use::WriteUnderPrefix, Afterwards::Changed)] {
+            let write = table.begin(1, 0, KEY, with, false);
+            assert_eq!(changed(&mut table), [0; 0]);
+            assert_eq!(table.end(1, &write, Written::Told), want, "{with:?}");
+            assert_eq!(table.len(), 0);
+        }
+    }
+
+    #[test]
     fn of_several_writes_the_last_decides() {
         let mut table = Table::default();
-        let [first, second] = [0; 2].map(|_| table.begin(1, 0, KEY, Use::Write, false));
+        let [first, second] = [0; 2].map(|_| table.begin(1, 0, KEY, Use::WriteUnderPrefix, false));
         assert_eq!(changed(&mut table), [0; 0]);
         assert_eq!(table.end(1, &first, Written::LastDecides), Afterwards::Nothing);
         assert_eq!(table.end(1, &second, Written::LastDecides), Afterwards::Changed);
-        let [first, second] = [0; 2].map(|_| table.begin(1, 0, KEY, Use::Write, false));
+        let [first, second] = [0; 2].map(|_| table.begin(1, 0, KEY, Use::WriteUnderPrefix, false));
         assert_eq!(changed(&mut table), [0; 0]);
         assert_eq!(table.end(1, &first, Written::LastDecides), Afterwards::Nothing);
         assert_eq!(table.end(1, &second, Written::Silently), Afterwards::Nothing);

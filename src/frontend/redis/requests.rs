@@ -211,7 +211,11 @@ impl Session {
             if !self.takes_its_turn() {
                 return Handled::NotYet;
             }
+            let slot = self.inner.borrow().output.next();
             local::ping_stores(self, row, args);
+            if self.inner.borrow().output.next() != slot {
+                self.note(slot, row, frame);
+            }
             return Handled::Yes;
         }
         let mut out = self.worker.context.take_buffer();

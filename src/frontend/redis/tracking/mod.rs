@@ -276,9 +276,11 @@ impl Session {
                 }
             }
         }
+        let names: Vec<&[u8]> = told.iter().map(AsRef::as_ref).collect();
+        let messages = tracks.options.messages(&names);
         inner.tracks = Some(tracks);
-        for name in told {
-            self.tell_of(inner, Some(&[&name]));
+        for keys in messages {
+            self.tell_of(inner, Some(&keys));
         }
     }
 
@@ -351,10 +353,15 @@ impl Session {
 
     fn tell_now(&self, keys: Option<&[&[u8]]>) {
         let mut inner = self.inner.borrow_mut();
-        if !inner.broken {
-            self.tell_of(&mut inner, keys);
-            inner.wake();
+        if inner.broken {
+            return;
         }
+        let Some(tracks) = &inner.tracks else { return };
+        match keys.map(|keys| tracks.options.messages(keys)) {
+            None => self.tell_of(&mut inner, None),
+            Some(messages) => messages.iter().for_each(|keys| self.tell_of(&mut inner, Some(keys))),
+        }
+        inner.wake();
     }
 }
 
@@ -387,7 +394,8 @@ fn add_uses(options: &Tracking, row: &Row, args: &Args<'_>, uses: &mut Uses) {
         }
         if writes {
             let value = if options.broadcast && options.no_loop { value_written(row, args, at) } else { None };
-            uses.push((key.into(), Use::Write, value));
+            let with = if options.broadcast { Use::WriteUnderPrefix } else { Use::Write };
+            uses.push((key.into(), with, value));
         }
     }
 }
